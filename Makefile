@@ -1,0 +1,34 @@
+SHELL := bash
+PY := .venv/bin/python
+
+# Nothing but .venv may decide what the targets import.
+unexport PYTHONPATH PYTHONHOME
+export PYTHONNOUSERSITE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean clean-env
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: ## make .venv ready (needs Python 3.10-3.12 and a C++ compiler; about 15 minutes once)
+	@bash tools/setup_env.sh
+
+demo: setup ## run the demo (on the CPU when the mmcv operators are built for the CPU only)
+	@if [ -e .venv/cpu_ops ]; then export CUDA_VISIBLE_DEVICES=; fi; bash tools/demo.sh
+
+test: setup ## run the tests; make test ARGS='-k name' runs some of them
+	@$(PY) -m pytest $(ARGS)
+
+lint: setup ## check style and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+clean: ## remove build outputs and caches, keep .venv
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-env: ## remove .venv; the next setup makes it anew
+	rm -rf .venv .setup

@@ -1,0 +1,19 @@
+"""Window-attention backbones for OpenMMLab.
+
+Importing the package registers everything it offers in the root registries of mmengine:
+``custom_imports = dict(imports=['gcvit_mm'])`` in a config is all it takes. It needs neither
+compiled mmcv ops nor mmdet, mmseg or mmpretrain.
+"""
+
+from .backbones import GCViT
+from .engine import CheckedOptimWrapperConstructor
+from .errors import CheckpointError, UserError
+from .version import __version__
+
+__all__ = [
+    'CheckedOptimWrapperConstructor',
+    'CheckpointError',
+    'GCViT',
+    'UserError',
+    '__version__',
+]

@@ -1,0 +1,261 @@
+"""What all backbones share: arch lookup, strict arguments, output norms, freezing, loading."""
+
+import copy
+import difflib
+import inspect
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+
+InitCfg = Union[dict, List[dict], None]
+
+
+def build_channels_last_norm(norm_cfg: dict, embed_dims: int) -> nn.Module:
+    """Build a norm over the last axis.
+
+    Args:
+        norm_cfg: Config such as ``dict(type='LN', eps=1e-5)``.
+        embed_dims: Channels.
+
+    Raises:
+        ValueError: If the norm does not act on the last axis (BN, GN, ...).
+    """
+    norm = build_norm_layer(norm_cfg, embed_dims)[1]
+    if not hasattr(norm, 'normalized_shape'):
+        raise ValueError(
+            f"norm_cfg type '{norm_cfg['type']}' does not normalise the last axis of "
+            "channels-last maps: use 'LN' or another norm with normalized_shape"
+        )
+    return norm
+
+
+class BaseBackbone(BaseModule):
+    """Base of the backbones: a stem, stages and a norm for every map that leaves.
+
+    A subclass fills ``arch_zoo``, builds ``patch_embed`` and ``stages`` (as many as
+    ``self.num_built_stages``) and calls :meth:`finish` as the last line of its constructor.
+
+    Args:
+        arch: Name in ``arch_zoo``, or a dict with the keys of its entries.
+        in_channels: Channels of the image.
+        out_indices: Stages whose maps are returned, ascending; negative ones count from the
+            end. Later stages are not built, so that every parameter has a use.
+        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages
+            together with their output norms: parameters, mode and statistics.
+        with_cp: Recompute every block in the backward pass to save memory.
+        norm_cfg: Config of all norms; they act on the last axis.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``, see
+            :func:`gcvit_mm.checkpoints.load_pretrained`, or any other mmengine init config.
+        unknown: Arguments that the subclass does not know.
+
+    Raises:
+        TypeError: If there are unknown arguments or arch keys; the message names the known.
+        ValueError: If a value is out of range; the message names what fits.
+    """
+
+    arch_zoo: Dict[str, Dict[str, Any]] = {}
+    num_stages = 4
+    stem_conv = 'patch_embed.proj'  # its weight is fitted to in_channels when loaded
+
+    def __init__(
+        self,
+        arch: Union[str, dict],
+        in_channels: int,
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        with_cp: bool,
+        norm_cfg: dict,
+        init_cfg: InitCfg,
+        unknown: Dict[str, Any],
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self._reject_unknown(unknown)
+        self.arch, self.arch_settings = self._resolve_arch(arch)
+        self.in_channels = in_channels
+        self.out_indices = self._resolve_out_indices(out_indices)
+        self.num_built_stages = self.out_indices[-1] + 1
+        if not -1 <= frozen_stages <= self.num_built_stages:
+            raise ValueError(
+                f'frozen_stages must be between -1 and {self.num_built_stages} (the number of '
+                f'stages built for out_indices={self.out_indices}), got {frozen_stages}'
+            )
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        self.norm_cfg = norm_cfg
+
+    # ------------------------------------------------------------------ construction
+    @classmethod
+    def _reject_unknown(cls, unknown: Dict[str, Any]) -> None:
+        if not unknown:
+            return
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != 'self']
+        name = next(iter(unknown))
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ''
+        raise TypeError(
+            f"{cls.__name__} has no argument '{name}'{hint}; it knows: {', '.join(known)}"
+        )
+
+    @classmethod
+    def _resolve_arch(cls, arch: Union[str, dict]) -> Tuple[str, Dict[str, Any]]:
+        if isinstance(arch, str):
+            if arch not in cls.arch_zoo:
+                raise ValueError(
+                    f"{cls.__name__} has no arch '{arch}'; it knows: {', '.join(cls.arch_zoo)}"
+                )
+            return arch, copy.deepcopy(cls.arch_zoo[arch])
+        keys = set(next(iter(cls.arch_zoo.values())))
+        if set(arch) != keys:
+            missing, extra = sorted(keys - set(arch)), sorted(set(arch) - keys)
+            raise TypeError(
+                f'the arch dict of {cls.__name__} needs exactly the keys {sorted(keys)}; '
+                f'missing: {missing or "none"}, unknown: {extra or "none"}'
+            )
+        return 'custom', copy.deepcopy(dict(arch))
+
+    def _resolve_out_indices(self, out_indices: Sequence[int]) -> Tuple[int, ...]:
+        n = self.num_stages
+        indices = [i + n if i < 0 else i for i in out_indices]
+        in_range = all(0 <= i < n for i in indices)
+        if not indices or not in_range or sorted(set(indices)) != indices:
+            raise ValueError(
+                f'out_indices must be ascending, without repetition and within 0..{n - 1} '
+                f'(negative ones count from the end), got {tuple(out_indices)}'
+            )
+        return tuple(indices)
+
+    def per_stage(self, value: Any, name: str) -> Tuple[Any, ...]:
+        """Return one value a stage: a list or tuple of them as it is, anything else repeated.
+
+        Raises:
+            ValueError: If a sequence has another length than the number of stages.
+        """
+        if not isinstance(value, (list, tuple)):
+            return (value,) * self.num_stages
+        if len(value) != self.num_stages:
+            raise ValueError(
+                f'{name} needs one value for all or one for each of the {self.num_stages} '
+                f'stages, got {value!r}'
+            )
+        return tuple(value)
+
+    def finish(self, embed_dims: Sequence[int]) -> None:
+        """Add the output norms, initialise, freeze: the last step of a constructor.
+
+        Args:
+            embed_dims: Channels of each stage.
+        """
+        self.embed_dims = tuple(embed_dims)
+        self.out_channels = tuple(embed_dims[i] for i in self.out_indices)
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', build_channels_last_norm(self.norm_cfg, embed_dims[i]))
+        self.apply(self.init_module)
+        self._freeze()
+
+    # ------------------------------------------------------------------ weights
+    @staticmethod
+    def init_module(module: nn.Module) -> None:
+        """Initialise one layer: Linear trunc-normal with std 0.02, bias 0."""
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; 'Pretrained' is loaded loudly.
+
+        The constructor has already initialised the weights as the paper does, so without an
+        ``init_cfg`` nothing is left to do.
+        """
+        configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        pretrained = [c for c in configs if c and c['type'] == 'Pretrained']
+        if pretrained:
+            from ..checkpoints import load_pretrained
+
+            options = {k: v for k, v in pretrained[-1].items() if k != 'type'}
+            load_pretrained(self, **options)
+            self.is_init = True
+        else:
+            super().init_weights()
+
+    # ------------------------------------------------------------------ freezing
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.eval()
+            module.requires_grad_(False)
+
+    def _frozen_modules(self) -> List[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        frozen = [self.patch_embed]
+        for i in range(self.frozen_stages):
+            frozen.append(self.stages[i])
+            if i in self.out_indices:
+                frozen.append(getattr(self, f'norm{i}'))
+        return frozen
+
+    def train(self, mode: bool = True) -> 'BaseBackbone':
+        """Set the mode; frozen parts stay in eval mode. Returns self."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    # ------------------------------------------------------------------ forward helpers
+    def check_image(self, x: Tensor) -> None:
+        """Check the input of ``forward``.
+
+        Raises:
+            ValueError: If it is no (B, in_channels, H, W) tensor.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'{type(self).__name__} expects images (B, {self.in_channels}, H, W), got a '
+                f'tensor of shape {tuple(x.shape)}: set in_channels to the number of channels'
+            )
+
+    def output(self, x: Tensor, stage: int) -> Tensor:
+        """Normalise a map (B, H, W, C) of a stage and return it as (B, C, H, W)."""
+        return getattr(self, f'norm{stage}')(x).permute(0, 3, 1, 2).contiguous()
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning rates.
+
+        The stem is 0; blocks count from 1 over all stages; what a stage does before its
+        blocks belongs to its first block, what it does after them to its last; output norms
+        are the layer before the head.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: Prefix of the backbone in that name, with its dot.
+
+        Returns:
+            The depth and the number of layers, the head included.
+        """
+        depths = self.arch_settings['depths'][: self.num_built_stages]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        parts = param_name[len(prefix) :].split('.')
+        if parts[0] == 'patch_embed':
+            return 0, num_layers
+        if parts[0] != 'stages':
+            return num_layers - 1, num_layers
+        stage = int(parts[1])
+        first = sum(depths[:stage]) + 1
+        if parts[2] == 'blocks':
+            return first + int(parts[3]), num_layers
+        if parts[2] == 'downsample':
+            return first + depths[stage] - 1, num_layers
+        return first, num_layers
+
+
+def run_block(block: nn.Module, with_cp: bool, *args: Optional[Tensor]) -> Tensor:
+    """Call a block, recomputing it in the backward pass if ``with_cp``."""
+    if with_cp and any(a is not None and a.requires_grad for a in args):
+        return cp.checkpoint(block, *args, use_reentrant=False)
+    return block(*args)

@@ -1,0 +1,397 @@
+"""GC ViT, written from the paper.
+
+Global Context Vision Transformers, Hatamizadeh et al., ICML 2023 (arXiv 2206.09959).
+
+Blocks alternate between attention inside local windows and attention in which all windows of
+an image share one *global query*, made from the whole map of the stage by convolutions. The
+released models differ from the paper's text in places (strided convolutions instead of max
+pooling between stages, output projection, relative position bias in all blocks); this follows
+the released models, so that their weights can be used.
+"""
+
+from typing import Any, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import MBConv, Mlp, WindowAttention, halving_conv, to_2tuple
+from .base import BaseBackbone, InitCfg, build_channels_last_norm, run_block
+
+Size = Tuple[int, int]
+GLOBAL_QUERIES = ('shared', 'own', 'none')
+# MB blocks in the query generator of each stage (paper, section 3.2)
+QUERY_BLOCKS = (3, 2, 1, 1)
+
+
+class Downsample(nn.Module):
+    """Halve a map: norm, MB block, strided convolution, norm.
+
+    Args:
+        in_dims: Input channels.
+        out_dims: Output channels.
+        norm_cfg: Config of both norms.
+        overlap: 3x3 convolution with stride 2; ``False`` takes 2x2 patches side by side.
+    """
+
+    def __init__(self, in_dims: int, out_dims: int, norm_cfg: dict, overlap: bool = True) -> None:
+        super().__init__()
+        self.norm1 = build_channels_last_norm(norm_cfg, in_dims)
+        self.mbconv = MBConv(in_dims)
+        self.reduction = halving_conv(in_dims, out_dims, overlap, bias=False)
+        self.norm2 = build_channels_last_norm(norm_cfg, out_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
+        x = self.mbconv(self.norm1(x).permute(0, 3, 1, 2))
+        return self.norm2(self.reduction(x).permute(0, 2, 3, 1))
+
+
+class PatchEmbed(nn.Module):
+    """Image to tokens at stride 4: a strided convolution and a :class:`Downsample`."""
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, norm_cfg: dict, overlap: bool, drop_rate: float
+    ) -> None:
+        super().__init__()
+        self.proj = halving_conv(in_channels, embed_dims, overlap, bias=True)
+        self.down = Downsample(embed_dims, embed_dims, norm_cfg, overlap)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image (B, C, H, W) -> map (B, ceil(H / 4), ceil(W / 4), embed_dims)."""
+        return self.drop(self.down(self.proj(x).permute(0, 2, 3, 1)))
+
+
+class GlobalQuery(nn.Module):
+    """One query for all windows of an image, from the whole map of a stage.
+
+    MB blocks, each of the first ``num_pools`` followed by a 3x3 max pooling of stride 2; then
+    a bicubic resize to the window where the size differs.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads of the attention that uses the query.
+        window_size: Window ``(height, width)`` in tokens.
+        num_blocks: Number of MB blocks.
+        num_pools: Number of poolings, at most ``num_blocks``.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: Size,
+        num_blocks: int,
+        num_pools: int,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.num_pools = num_pools
+        self.blocks = nn.ModuleList(MBConv(embed_dims) for _ in range(num_blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) -> query (B, heads, N, C / heads), N the tokens of a window."""
+        x = x.permute(0, 3, 1, 2)
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i < self.num_pools:
+                x = F.max_pool2d(x, 3, stride=2, padding=1)
+        if x.shape[2:] != self.window_size:
+            x = F.interpolate(x, self.window_size, mode='bicubic', align_corners=False)
+        # head h owns channels h * d ... (h + 1) * d - 1
+        return x.reshape(x.shape[0], self.num_heads, -1, x[0, 0].numel()).transpose(2, 3)
+
+
+class GCViTBlock(nn.Module):
+    """Window attention, local or with the global query, and MLP; both residual.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Attention heads.
+        window_size: Window ``(height, width)`` in tokens.
+        use_global_query: Take the query from outside instead of from the windows.
+        mlp_ratio: Hidden channels of the MLP over C.
+        layer_scale: Initial value of the factors on both branches; ``None`` for no factors.
+        drop_path: Probability of dropping a branch.
+        drop_rate: Dropout after the projection and inside the MLP.
+        norm_cfg: Config of both norms.
+        query_generator: Own generator of the query, run on the input of this block.
+        attention_kwargs: More arguments of :class:`gcvit_mm.layers.WindowAttention`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: Size,
+        use_global_query: bool,
+        mlp_ratio: float,
+        layer_scale: Optional[float],
+        drop_path: float,
+        drop_rate: float,
+        norm_cfg: dict,
+        query_generator: Optional[GlobalQuery] = None,
+        **attention_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.use_global_query = use_global_query
+        self.query_generator = query_generator
+        self.norm1 = build_channels_last_norm(norm_cfg, embed_dims)
+        self.attn = WindowAttention(
+            embed_dims,
+            num_heads,
+            window_size,
+            own_query=not use_global_query,
+            proj_drop_rate=drop_rate,
+            **attention_kwargs,
+        )
+        self.norm2 = build_channels_last_norm(norm_cfg, embed_dims)
+        self.mlp = Mlp(embed_dims, int(embed_dims * mlp_ratio), drop_rate)
+        self.drop_path = DropPath(drop_path)
+        for name in ('gamma1', 'gamma2'):
+            gamma = None if layer_scale is None else torch.full((embed_dims,), float(layer_scale))
+            self.register_parameter(name, None if gamma is None else nn.Parameter(gamma))
+
+    def forward(self, x: Tensor, query: Optional[Tensor] = None) -> Tensor:
+        """Map (B, H, W, C) and, for global blocks, a query (B, heads, N, d) -> (B, H, W, C)."""
+        if self.query_generator is not None:
+            query = self.query_generator(x)
+        attended = self.attn(self.norm1(x), query if self.use_global_query else None)
+        if self.gamma1 is not None:
+            attended = self.gamma1 * attended
+        x = x + self.drop_path(attended)
+        expanded = self.mlp(self.norm2(x))
+        if self.gamma2 is not None:
+            expanded = self.gamma2 * expanded
+        return x + self.drop_path(expanded)
+
+
+class GCViTStage(nn.Module):
+    """Blocks of one resolution (even ones local, odd ones global), their query, downsampling.
+
+    Args:
+        drop_paths: Probability of dropping a branch, for each block.
+        global_query: 'shared', 'own' or 'none', see :class:`GCViT`.
+        num_query_blocks: MB blocks of a query generator.
+        num_query_pools: Poolings of a query generator.
+        downsample: Follows the blocks; ``None`` in the last stage.
+        with_cp: Recompute every block in the backward pass.
+        embed_dims: Channels C.
+        num_heads: Attention heads.
+        window_size: Window ``(height, width)`` in tokens.
+        block_kwargs: More arguments of :class:`GCViTBlock`.
+    """
+
+    def __init__(
+        self,
+        drop_paths: Sequence[float],
+        global_query: str,
+        num_query_blocks: int,
+        num_query_pools: int,
+        downsample: Optional[Downsample],
+        with_cp: bool,
+        embed_dims: int,
+        num_heads: int,
+        window_size: Size,
+        **block_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        query = (embed_dims, num_heads, window_size, num_query_blocks, num_query_pools)
+        shared = global_query == 'shared' and len(drop_paths) > 1
+        self.query_generator = GlobalQuery(*query) if shared else None
+        self.blocks = nn.ModuleList()
+        for j, drop_path in enumerate(drop_paths):
+            is_global = global_query != 'none' and j % 2 == 1
+            own = is_global and global_query == 'own'
+            self.blocks.append(
+                GCViTBlock(
+                    embed_dims,
+                    num_heads,
+                    window_size,
+                    use_global_query=is_global,
+                    drop_path=drop_path,
+                    query_generator=GlobalQuery(*query) if own else None,
+                    **block_kwargs,
+                )
+            )
+        self.downsample = downsample
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Map (B, H, W, C) -> the map after the blocks, and the input of the next stage."""
+        query = None if self.query_generator is None else self.query_generator(x)
+        for block in self.blocks:
+            x = run_block(block, self.with_cp, x, query if block.use_global_query else None)
+        return x, x if self.downsample is None else self.downsample(x)
+
+
+def _archs() -> dict:
+    usual = dict(window_size=(7, 7, 14, 7), mlp_ratio=2.0, layer_scale=1e-5)
+    tiny = dict(usual, embed_dims=64, num_heads=(2, 4, 8, 16), mlp_ratio=3.0, layer_scale=None)
+    small = dict(usual, embed_dims=96, num_heads=(3, 6, 12, 24))
+    base = dict(usual, embed_dims=128, num_heads=(4, 8, 16, 32))
+    large = dict(usual, embed_dims=192, num_heads=(6, 12, 24, 48), depths=(3, 4, 19, 5))
+    return dict(
+        xxtiny=dict(tiny, depths=(2, 2, 6, 2), drop_path_rate=0.2),
+        xtiny=dict(tiny, depths=(3, 4, 6, 5), drop_path_rate=0.2),
+        tiny=dict(tiny, depths=(3, 4, 19, 5), drop_path_rate=0.2),
+        tiny2=dict(tiny, depths=(3, 4, 29, 5), drop_path_rate=0.25),
+        small=dict(small, depths=(3, 4, 19, 5), drop_path_rate=0.3),
+        small2=dict(small, depths=(3, 4, 23, 5), drop_path_rate=0.35, mlp_ratio=3.0),
+        base=dict(base, depths=(3, 4, 19, 5), drop_path_rate=0.5),
+        large=dict(large, drop_path_rate=0.5),
+        large_384=dict(large, drop_path_rate=0.1, window_size=(12, 12, 24, 12)),
+        large_512=dict(large, drop_path_rate=0.1, window_size=(16, 16, 32, 16)),
+    )
+
+
+@MODELS.register_module()
+class GCViT(BaseBackbone):
+    """Global Context Vision Transformer.
+
+    Takes images of any size; maps have strides 4, 8, 16, 32 and sides ceil(side / stride).
+
+    Args:
+        arch: One of ``arch_zoo`` (spec: arXiv 2206.09959, Table S.2, and the released
+            models), or a dict with the same keys: ``embed_dims`` (of stage 0, doubled from
+            stage to stage), ``depths``, ``num_heads``, ``mlp_ratio``, ``layer_scale``,
+            ``window_size``, ``drop_path_rate``.
+        in_channels: Channels of the image.
+        window_size: One int, or one entry a stage, each an int or ``(height, width)``; in
+            tokens. Default: that of the arch.
+        query_pools: Max poolings in the query generator of each stage. (3, 2, 0, 0) is what
+            the classification models were trained with; (3, 2, 1, 0) brings all four query
+            maps to stride 32, as the released detection code does with windows of 24.
+        global_query: 'shared': one query a stage for all its global blocks. 'own': a
+            generator for every global block, run on its input. 'none': all blocks local.
+            The last two are rows of the paper's Tables 5 and S.1.
+        rel_pos_bias: Learned relative position bias (``False``: row 'w/o pos.').
+        overlap_patches: 3x3 convolutions in the stem instead of 2x2 patches side by side
+            (``False``: row 'w/o over.').
+        mask_padding: Hide padded tokens from real ones. The published models do not.
+        out_indices: Stages whose maps are returned; later ones are not built.
+        drop_rate: Dropout after the stem, the projections and in the MLPs.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the
+            first one. Default: that of the arch.
+        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
+        with_cp: Recompute every block in the backward pass to save memory.
+        norm_cfg: Config of all norms; they act on the last axis.
+        init_cfg: Initialisation; 'Pretrained' takes the authors', timm's and our layout.
+
+    Raises:
+        TypeError: For unknown arguments.
+        ValueError: For values out of range.
+
+    Example:
+        >>> import torch
+        >>> from gcvit_mm import GCViT
+        >>> model = GCViT('xxtiny').eval()
+        >>> [tuple(out.shape) for out in model(torch.zeros(1, 3, 65, 97))]
+        [(1, 64, 17, 25), (1, 128, 9, 13), (1, 256, 5, 7), (1, 512, 3, 4)]
+    """
+
+    arch_zoo = _archs()
+
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'tiny',
+        in_channels: int = 3,
+        window_size: Union[int, Sequence[Union[int, Size]], None] = None,
+        query_pools: Sequence[int] = (3, 2, 0, 0),
+        global_query: str = 'shared',
+        rel_pos_bias: bool = True,
+        overlap_patches: bool = True,
+        mask_padding: bool = False,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: Optional[dict] = None,
+        init_cfg: InitCfg = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__(
+            arch=arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg or dict(type='LN', eps=1e-5),
+            init_cfg=init_cfg,
+            unknown=unknown,
+        )
+        settings = self.arch_settings
+        if global_query not in GLOBAL_QUERIES:
+            raise ValueError(f'global_query must be one of {GLOBAL_QUERIES}, got {global_query!r}')
+        pools = self.per_stage(query_pools, 'query_pools')
+        for stage, (pool, most) in enumerate(zip(pools, QUERY_BLOCKS)):
+            if not 0 <= pool <= most:
+                raise ValueError(f'query_pools[{stage}] must be within 0..{most}, got {pool}')
+        if drop_path_rate is None:
+            drop_path_rate = settings['drop_path_rate']
+        windows = self.per_stage(
+            settings['window_size'] if window_size is None else window_size, 'window_size'
+        )
+        depths = self.per_stage(settings['depths'], 'depths')
+        num_heads = self.per_stage(settings['num_heads'], 'num_heads')
+        embed_dims = [settings['embed_dims'] * 2**i for i in range(self.num_stages)]
+        total = sum(depths)
+        drop_paths = [drop_path_rate * k / max(total - 1, 1) for k in range(total)]
+
+        self.patch_embed = PatchEmbed(
+            in_channels, embed_dims[0], self.norm_cfg, overlap_patches, drop_rate
+        )
+        self.stages = nn.ModuleList()
+        for i in range(self.num_built_stages):
+            last = i == self.num_built_stages - 1
+            before = sum(depths[:i])
+            self.stages.append(
+                GCViTStage(
+                    drop_paths[before : before + depths[i]],
+                    global_query,
+                    QUERY_BLOCKS[i],
+                    pools[i],
+                    None if last else Downsample(embed_dims[i], 2 * embed_dims[i], self.norm_cfg),
+                    with_cp,
+                    embed_dims[i],
+                    num_heads[i],
+                    to_2tuple(windows[i], f'window_size[{i}]'),
+                    mlp_ratio=settings['mlp_ratio'],
+                    layer_scale=settings['layer_scale'],
+                    drop_rate=drop_rate,
+                    norm_cfg=self.norm_cfg,
+                    rel_pos_bias=rel_pos_bias,
+                    mask_padding=mask_padding,
+                    attn_drop_rate=attn_drop_rate,
+                )
+            )
+        self.finish(embed_dims)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the maps of ``out_indices``.
+
+        Args:
+            x: Images (B, in_channels, H, W).
+
+        Returns:
+            For every stage i of ``out_indices`` a map
+            (B, embed_dims * 2^i, ceil(H / 2^(i + 2)), ceil(W / 2^(i + 2))).
+
+        Raises:
+            ValueError: If ``x`` has another number of dimensions or channels.
+        """
+        self.check_image(x)
+        x = self.patch_embed(x)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            out, x = stage(x)
+            if i in self.out_indices:
+                outs.append(self.output(out, i))
+        return tuple(outs)

@@ -1,0 +1,18 @@
+"""Released and own checkpoints: reading, renaming, loading loudly."""
+
+from ..errors import CheckpointError
+from .convert import convert_state_dict, detect_layout, split_state_dict
+from .loading import load_model, load_pretrained
+from .reading import local_path, read_checkpoint, unwrap
+
+__all__ = [
+    'CheckpointError',
+    'convert_state_dict',
+    'detect_layout',
+    'load_model',
+    'load_pretrained',
+    'local_path',
+    'read_checkpoint',
+    'split_state_dict',
+    'unwrap',
+]

@@ -1,0 +1,48 @@
+"""How a layout of released checkpoint keys is described."""
+
+import re
+from dataclasses import dataclass
+from typing import Dict, Optional, Sequence, Tuple
+
+from torch import Tensor
+
+Rules = Sequence[Tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of keys, and how it becomes ours.
+
+    Attributes:
+        name: Shown in messages.
+        marks: Regular expressions; each must match a key for the layout to be recognised.
+        rules: Pairs of regular expression and replacement, applied to a key one after the
+            other. Keys that then start with ``head.`` belong to the classifier.
+        drop: Regular expressions of keys without a use, such as index buffers.
+        squeeze: Regular expressions (of our keys) of linear layers stored as 1x1 convolutions.
+        licence: Said once when such weights are loaded.
+    """
+
+    name: str
+    marks: Sequence[str]
+    rules: Rules = ()
+    drop: Sequence[str] = ()
+    squeeze: Sequence[str] = ()
+    licence: Optional[str] = None
+
+    def matches(self, state: Dict[str, Tensor]) -> bool:
+        """Tell whether the keys are in this layout."""
+        return all(any(re.search(mark, key) for key in state) for mark in self.marks)
+
+    def convert(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Rename the keys of a backbone (without prefix) and its classifier to ours."""
+        converted = {}
+        for key, value in state.items():
+            if any(re.search(pattern, key) for pattern in self.drop):
+                continue
+            for pattern, replacement in self.rules:
+                key = re.sub(pattern, replacement, key)
+            if value.ndim == 4 and any(re.search(pattern, key) for pattern in self.squeeze):
+                value = value[:, :, 0, 0]
+            converted[key] = value
+        return converted

@@ -1,0 +1,205 @@
+"""Loading a checkpoint into a backbone, loudly."""
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from ..layers import resize_bias_table
+from .convert import split_state_dict
+from .reading import read_checkpoint, unwrap
+
+if TYPE_CHECKING:
+    from ..backbones.base import BaseBackbone
+
+_said: set = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        print_log(text, logger='current', level=logging.WARNING)
+
+
+def _names(keys: List[str], most: int = 4) -> str:
+    more = f' and {len(keys) - most} more' if len(keys) > most else ''
+    return ', '.join(keys[:most]) + more
+
+
+def _has_no_use(key: str, backbone: 'BaseBackbone') -> bool:
+    """Tell whether a key belongs to a part that this backbone leaves out by its arguments."""
+    match = re.match(r'(?:stages\.|norm)(\d+)\.', key)
+    if not match:
+        return False
+    stage = int(match[1])
+    if key.startswith('norm'):
+        return stage not in backbone.out_indices
+    last = backbone.num_built_stages - 1
+    return stage > last or (stage == last and '.downsample.' in key)
+
+
+def _fit_tables(state: Dict[str, Tensor], own: Dict[str, Tensor], model: nn.Module) -> List[str]:
+    """Resize bias tables in place to the windows of the model; return what was done."""
+    resized = 0
+    for key in state:
+        if not key.endswith('.relative_position_bias_table') or key not in own:
+            continue
+        if state[key].shape == own[key].shape:
+            continue
+        module: Any = model.get_submodule(key.rpartition('.')[0])
+        try:
+            state[key] = resize_bias_table(state[key], module.window_size, module.num_heads)
+            resized += 1
+        except ValueError:
+            pass  # reported as a shape that differs
+    return [f'{resized} bias tables resized to the windows of the model'] if resized else []
+
+
+def _fit_stem(
+    state: Dict[str, Tensor], own: Dict[str, Tensor], backbone: 'BaseBackbone'
+) -> List[str]:
+    """Fit the stem in place to the channels of the model; return what was done.
+
+    The weights are averaged over the stored channels and repeated, scaled so that an image
+    whose channels are all equal gives the same response.
+    """
+    key = f'{backbone.stem_conv}.weight'
+    if key not in state or state[key].shape[1] == own[key].shape[1]:
+        return []
+    stored, channels = state[key].shape[1], own[key].shape[1]
+    mean = state[key].mean(1, keepdim=True) * stored / channels
+    state[key] = mean.repeat(1, channels, 1, 1)
+    return [f'{key} averaged over {stored} channels and repeated for {channels}']
+
+
+def _problems(
+    state: Dict[str, Tensor], own: Dict[str, Tensor], ignore: Sequence[str] = ()
+) -> List[str]:
+    """Say what keeps a state dict from fitting a model, apart from keys to ignore."""
+    misshapen = [k for k in state if k in own and state[k].shape != own[k].shape]
+    missing = [k for k in own if k not in state and k not in ignore]
+    unexpected = [k for k in state if k not in own and k not in ignore]
+    problems = []
+    if misshapen:
+        k = misshapen[0]
+        problems.append(
+            f'{len(misshapen)} of another shape (e.g. {k}: file {tuple(state[k].shape)}, '
+            f'model {tuple(own[k].shape)})'
+        )
+    if missing:
+        problems.append(f'{len(missing)} missing ({_names(missing)})')
+    if unexpected:
+        problems.append(f'{len(unexpected)} unexpected ({_names(unexpected)})')
+    return problems
+
+
+def load_pretrained(
+    backbone: 'BaseBackbone',
+    checkpoint: str,
+    prefix: Optional[str] = None,
+    allow_partial: bool = False,
+    ema: bool = False,
+    trust_checkpoint: bool = False,
+) -> None:
+    """Load a checkpoint into a backbone and say what was loaded.
+
+    This is what ``init_cfg=dict(type='Pretrained', checkpoint=...)`` does, and the other
+    arguments are further keys of that dict. Position bias tables are resized to the windows of
+    the model and the stem is fitted to ``in_channels``. Left out without complaint, because
+    their reason is known: classifier heads, stages and norms that ``out_indices`` does not
+    need, and output norms that a classifier never had (they start fresh).
+
+    Args:
+        backbone: Backbone of this package.
+        checkpoint: Path or address of a checkpoint in the authors', timm's or our layout.
+        prefix: Take only keys with this prefix, and cut it off. ``backbone.`` is recognised
+            by itself.
+        allow_partial: Turn missing, unexpected and misshapen keys into warnings.
+        ema: Take the averaged weights of the file.
+        trust_checkpoint: Also read files that hold Python objects, which may run code.
+
+    Raises:
+        CheckpointError: If the file cannot be read or does not fit the backbone.
+    """
+    state = unwrap(read_checkpoint(checkpoint, trust_checkpoint), ema)
+    if prefix:
+        state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+        if not state:
+            raise CheckpointError(f"checkpoint {checkpoint} has no keys that begin with '{prefix}'")
+    state, rest, layout = split_state_dict(state)
+    own = backbone.state_dict()
+    notes = _fit_tables(state, own, backbone) + _fit_stem(state, own, backbone)
+
+    unused = [k for k in state if k not in own and _has_no_use(k, backbone)]
+    fresh = [k for k in own if k not in state and re.match(r'norm\d+\.', k)]
+    problems = _problems(state, own, ignore=(*unused, *fresh))
+    good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    name = f"{type(backbone).__name__}(arch='{backbone.arch}')"
+    if not good or (problems and not allow_partial):
+        raise CheckpointError(
+            f'checkpoint {checkpoint} ({layout.name}) does not fit {name}: {"; ".join(problems)}. '
+            'Build the model with the arguments it was trained with, or set '
+            'allow_partial=True in init_cfg to load what fits'
+        )
+    backbone.load_state_dict(good, strict=False)
+
+    if fresh:
+        notes.append(f'not in the file, start fresh: {_names(fresh)}')
+    left_out = len(unused) + len(rest)
+    if left_out:
+        notes.append(f'{left_out} of heads and unused stages left out')
+    loaded = f'loaded {len(good)} of {len(own)} weights of {name} from {checkpoint}'
+    print_log('; '.join([f'{loaded} ({layout.name} layout)', *notes]), logger='current')
+    if problems:
+        print_log(f'allow_partial: {"; ".join(problems)}', logger='current', level=logging.WARNING)
+    if layout.licence:
+        _say_once(f'{checkpoint}: {layout.licence}')
+
+
+def load_model(
+    model: Any,
+    checkpoint: str,
+    allow_partial: bool = False,
+    trust_checkpoint: bool = False,
+) -> dict:
+    """Load a checkpoint of a whole detector, segmentor or classifier, for testing.
+
+    mmengine's own loading passes over keys that do not match, and an evaluation then reports
+    an AP of nearly zero. This raises instead.
+
+    Args:
+        model: The model, also inside wrappers that call it ``module``.
+        checkpoint: Path or address of a checkpoint that this model wrote, or that
+            ``tools/convert_checkpoint.py`` has converted.
+        allow_partial: Turn missing, unexpected and misshapen keys into a warning.
+        trust_checkpoint: Also read files that hold Python objects, which may run code.
+
+    Returns:
+        The ``meta`` of the checkpoint, empty if it has none.
+
+    Raises:
+        CheckpointError: If the file cannot be read or does not fit.
+    """
+    while hasattr(model, 'module'):
+        model = model.module
+    content = read_checkpoint(checkpoint, trust_checkpoint)
+    state = unwrap(content)
+    own = model.state_dict()
+    _fit_tables(state, own, model)
+    problems = _problems(state, own)
+    good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    if not good or (problems and not allow_partial):
+        raise CheckpointError(
+            f'checkpoint {checkpoint} does not fit the {type(model).__name__} of this config: '
+            f'{"; ".join(problems)}. Use the config it was trained with; convert released '
+            'checkpoints with tools/convert_checkpoint.py; --allow-partial loads what fits'
+        )
+    model.load_state_dict(good, strict=False)
+    print_log(f'loaded {len(good)} of {len(own)} weights from {checkpoint}', logger='current')
+    if problems:
+        print_log(f'--allow-partial: {"; ".join(problems)}', 'current', logging.WARNING)
+    meta = content.get('meta')
+    return meta if isinstance(meta, dict) else {}

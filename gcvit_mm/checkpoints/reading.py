@@ -1,0 +1,144 @@
+"""Finding, downloading and reading checkpoint files."""
+
+import argparse
+import os
+import os.path as osp
+import pickle
+from contextlib import nullcontext
+from typing import Any, ContextManager, Dict
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine.dist import barrier
+
+from ..errors import CheckpointError
+
+# Wrappers around the weights, in the order in which they are looked for.
+EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict')
+STATE_KEYS = ('state_dict', 'model')
+# Prefixes that training wrappers put before every key.
+WRAPPER_PREFIXES = ('module.', '_orig_mod.')
+
+
+def download(url: str) -> str:
+    """Return the local copy of a released checkpoint, downloading it once.
+
+    It is kept in ``torch.hub``'s checkpoint folder, under its own name. In distributed runs
+    one process a machine downloads and the others wait.
+
+    Args:
+        url: Address of the file.
+
+    Raises:
+        CheckpointError: If it cannot be reached; the message says where to put the file.
+    """
+    folder = osp.join(torch.hub.get_dir(), 'checkpoints')
+    path = osp.join(folder, osp.basename(urlparse(url).path))
+    failure = None
+    if not osp.exists(path) and os.environ.get('LOCAL_RANK', '0') == '0':
+        try:
+            os.makedirs(folder, exist_ok=True)
+            torch.hub.download_url_to_file(url, path)
+        except OSError as error:
+            failure = error
+    barrier()
+    if not osp.exists(path):
+        reason = f' ({failure})' if failure else ''
+        raise CheckpointError(
+            f'cannot download {url}{reason}: fetch that file on a machine with internet access '
+            f'and put it at {path}, or train from scratch with '
+            '--cfg-options model.backbone.init_cfg=None'
+        )
+    return path
+
+
+def local_path(source: str) -> str:
+    """Return the path of a checkpoint on this machine, downloading it where it is an address.
+
+    Args:
+        source: Path, or http(s) address.
+
+    Raises:
+        CheckpointError: If there is no such file, or it cannot be downloaded.
+    """
+    if source.startswith(('http://', 'https://')):
+        return download(source)
+    if not osp.isfile(source):
+        raise CheckpointError(f'checkpoint {source} does not exist: check the path')
+    return source
+
+
+def _safe_globals() -> ContextManager:
+    """Allow the harmless classes that trainers store beside the weights."""
+    if not hasattr(torch.serialization, 'safe_globals'):  # torch < 2.5
+        return nullcontext()
+    allowed: list = [argparse.Namespace]
+    allowed += {type(np.dtype(code)) for code in '?' + np.typecodes['AllInteger'] + 'efd'}
+    try:  # what mmengine's own checkpoints hold
+        from mmengine.runner.checkpoint import get_torch_safe_globals
+
+        allowed += get_torch_safe_globals()
+    except ImportError:
+        pass
+    return torch.serialization.safe_globals(allowed)
+
+
+def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, Any]:
+    """Read a checkpoint file to the CPU.
+
+    Args:
+        source: Path, or http(s) address.
+        trust_checkpoint: Also read files that hold Python objects. Such a file can run any
+            code when it is read: only for files whose origin is known.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, no checkpoint, or holds objects.
+    """
+    path = local_path(source)
+    try:
+        with _safe_globals():
+            checkpoint = torch.load(path, map_location='cpu', weights_only=not trust_checkpoint)
+    except pickle.UnpicklingError as error:
+        if 'weights_only' in str(error).lower() and not trust_checkpoint:
+            raise CheckpointError(
+                f'checkpoint {path} is no plain file of weights (it holds other Python objects, '
+                'or is damaged): if you trust its origin, read it with trust_checkpoint=True'
+            ) from error
+        raise CheckpointError(f'checkpoint {path} is damaged: fetch it again') from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f'checkpoint {path} is damaged or no checkpoint: fetch it again'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f'checkpoint {path} holds a {type(checkpoint).__name__} instead of weights'
+        )
+    return checkpoint
+
+
+def unwrap(checkpoint: Dict[str, Any], ema: bool = False) -> Dict[str, torch.Tensor]:
+    """Take the weights out of whatever a trainer has saved around them.
+
+    Args:
+        checkpoint: What :func:`read_checkpoint` returned.
+        ema: Take the averaged weights.
+
+    Returns:
+        State dict without the prefixes of wrappers.
+
+    Raises:
+        CheckpointError: If there are no weights, or no averaged ones where they are asked for.
+    """
+    keys = EMA_KEYS if ema else STATE_KEYS
+    found = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
+    if ema and found is None:
+        raise CheckpointError(f'no averaged weights in the checkpoint (looked for {EMA_KEYS})')
+    state = checkpoint if found is None else checkpoint[found]
+    state = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    for prefix in WRAPPER_PREFIXES:
+        if any(k.startswith(prefix) for k in state):  # EMA buffers such as 'steps' lack it
+            state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    if not state:
+        raise CheckpointError('the checkpoint holds no weights')
+    return state

@@ -1,0 +1,286 @@
+"""Attention: one call, one relative position bias, one window attention for all families."""
+
+import math
+from contextlib import nullcontext
+from typing import ContextManager, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+
+from .window import Size, merge, pad_to_windows, padding_mask, partition
+
+
+def _without_cudnn(device: torch.device) -> ContextManager:
+    """Keep cuDNN's attention out: it rejects a bias that needs a gradient and has been wrong
+    with masks. Torch releases that lack the switch lack the cuDNN backend too."""
+    if device.type != 'cuda':
+        return nullcontext()
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:
+        return nullcontext()
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Optional[Tensor] = None,
+    scale: Optional[float] = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Softmax attention, the one call through which every block of this package attends.
+
+    It is ``softmax(q @ k^T * scale + bias) @ v`` on torch's fused
+    ``scaled_dot_product_attention``; the softmax runs in float32 inside the fused kernels.
+
+    Args:
+        q: Queries (B, heads, N, d).
+        k: Keys (B, heads, M, d).
+        v: Values (B, heads, M, d).
+        bias: Added to the logits; broadcasts to (B, heads, N, M). Cast to the dtype of ``q``.
+        scale: Factor on ``q @ k^T``; ``d ** -0.5`` if not given.
+        dropout: Probability of dropping an attention weight.
+
+    Returns:
+        Tensor (B, heads, N, d).
+    """
+    if bias is None:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
+    bias = bias.to(q.dtype).expand(q.shape[0], -1, -1, -1)
+    with _without_cudnn(q.device):
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
+
+
+def relative_position_index(size: Size) -> Tensor:
+    """Row of the bias table for every pair of tokens of a window.
+
+    Query (yq, xq) and key (yk, xk) share row
+    ``(yq - yk + h - 1) * (2w - 1) + (xq - xk + w - 1)`` of a ((2h-1)(2w-1), heads) table.
+
+    Args:
+        size: Window ``(h, w)`` in tokens.
+
+    Returns:
+        Int64 tensor (h * w, h * w), first axis the query.
+    """
+    h, w = size
+    ys = torch.arange(h).repeat_interleave(w)
+    xs = torch.arange(w).repeat(h)
+    dy = ys[:, None] - ys[None, :] + h - 1
+    dx = xs[:, None] - xs[None, :] + w - 1
+    return dy * (2 * w - 1) + dx
+
+
+def resize_bias_table(table: Tensor, size: Size, num_heads: int) -> Tensor:
+    """Resize a relative position bias table to another window.
+
+    The table is read as a square image per head and resized in float32, bicubic, without
+    aligned corners or antialiasing.
+
+    Args:
+        table: Stored table (S * S, heads), S odd (S = 2w - 1 for a w x w window).
+        size: Window ``(h, w)`` wanted.
+        num_heads: Heads wanted.
+
+    Returns:
+        Contiguous table ((2h - 1)(2w - 1), heads) in the dtype of ``table``.
+
+    Raises:
+        ValueError: If the table is not that of a square window or has other heads.
+    """
+    side = math.isqrt(table.shape[0])
+    if table.ndim != 2 or side * side != table.shape[0] or side % 2 == 0:
+        raise ValueError(f'a table of shape {tuple(table.shape)} belongs to no square window')
+    if table.shape[1] != num_heads:
+        raise ValueError(f'the table has {table.shape[1]} heads, the model {num_heads}')
+    image = table.detach().float().t().reshape(1, num_heads, side, side)
+    image = F.interpolate(
+        image, (2 * size[0] - 1, 2 * size[1] - 1), mode='bicubic', align_corners=False
+    )
+    return image.flatten(2)[0].t().contiguous().to(table.dtype)
+
+
+class RelativePositionBias(nn.Module):
+    """Learned bias on attention logits, by the offset between query and key.
+
+    The table is created at the window of the model. A checkpoint with a table for another
+    (square) window is resized while it is loaded, by whatever route, see
+    :func:`resize_bias_table`.
+
+    In eval mode without gradients the gathered bias is computed once and kept; it is dropped
+    by ``train()``, ``eval()``, by loading a state dict and by moving the module.
+
+    Args:
+        window_size: Window ``(height, width)`` in tokens.
+        num_heads: Number of attention heads.
+    """
+
+    index: Tensor
+
+    def __init__(self, window_size: Size, num_heads: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.num_heads = num_heads
+        self.num_tokens = window_size[0] * window_size[1]
+        rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, num_heads))
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        # Fused CUDA attention wants rows of a multiple of 8 elements in half precision. The
+        # gather therefore makes rows that long, and forward() returns a view without the rest.
+        index = F.pad(relative_position_index(window_size), (0, -self.num_tokens % 8))
+        self.register_buffer('index', index, persistent=False)
+        self._cached: Optional[Tensor] = None
+
+    def forward(self, dtype: torch.dtype) -> Tensor:
+        """Gather the bias.
+
+        Args:
+            dtype: Of the result, that of the queries.
+
+        Returns:
+            Tensor (1, heads, N, N), N the number of tokens of a window.
+        """
+        cached = self._cached
+        if cached is not None and cached.dtype == dtype and not torch.is_grad_enabled():
+            return cached
+        bias = self.relative_position_bias_table.to(dtype).t()[:, self.index.flatten()]
+        bias = bias.view(1, self.num_heads, self.num_tokens, -1)[..., : self.num_tokens]
+        keep = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing())
+        if keep and not torch.compiler.is_compiling():
+            self._cached = bias
+        return bias
+
+    def train(self, mode: bool = True) -> 'RelativePositionBias':
+        """Set the mode and drop the cached bias."""
+        self._cached = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._cached = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        self._cached = None
+        key = prefix + 'relative_position_bias_table'
+        stored = state_dict.get(key)
+        if stored is not None and stored.shape != self.relative_position_bias_table.shape:
+            try:
+                state_dict[key] = resize_bias_table(stored, self.window_size, self.num_heads)
+            except ValueError:
+                pass  # not a table of this module: the caller reports the size mismatch
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """Show window and heads in ``print(model)``."""
+        return f'window_size={self.window_size}, num_heads={self.num_heads}'
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside the windows of a map.
+
+    The map is zero-padded to a multiple of the window, cut, attended, put together and
+    cropped. Padded tokens hold zeros before the projection to keys and values, so their keys
+    and values are the projection's bias and real tokens attend to them, as in the published
+    models; ``mask_padding`` hides them instead.
+
+    Args:
+        embed_dims: Channels C of the map.
+        num_heads: Number of heads; divides ``embed_dims``.
+        window_size: Window ``(height, width)`` in tokens.
+        own_query: Project the query from the map. With ``False`` the query is an argument of
+            ``forward``, and the layer projects keys and values only.
+        qkv_bias: Give the projection to queries, keys and values a bias.
+        rel_pos_bias: Add a learned relative position bias to the logits.
+        mask_padding: Hide padded tokens from the real ones.
+        dilated: Windows of equidistant instead of neighbouring tokens.
+        attn_drop_rate: Dropout of attention weights.
+        proj_drop_rate: Dropout after the output projection.
+
+    Raises:
+        ValueError: If ``embed_dims`` is not a multiple of ``num_heads``.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: Size,
+        own_query: bool = True,
+        qkv_bias: bool = True,
+        rel_pos_bias: bool = True,
+        mask_padding: bool = False,
+        dilated: bool = False,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ValueError(
+                f'embed_dims ({embed_dims}) must be a multiple of num_heads ({num_heads})'
+            )
+        self.num_heads = num_heads
+        self.head_dims = embed_dims // num_heads
+        self.window_size = window_size
+        self.own_query = own_query
+        self.mask_padding = mask_padding
+        self.dilated = dilated
+        self.attn_drop_rate = attn_drop_rate
+        # One matrix: rows in the order (query,) key, value, each head contiguous.
+        projections = 3 if own_query else 2
+        self.qkv = nn.Linear(embed_dims, projections * embed_dims, bias=qkv_bias)
+        self.rel_pos = RelativePositionBias(window_size, num_heads) if rel_pos_bias else None
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def forward(self, x: Tensor, query: Optional[Tensor] = None) -> Tensor:
+        """Attend inside windows.
+
+        Args:
+            x: Map (B, H, W, C), any H and W.
+            query: With ``own_query=False``: one query (B, heads, N, d) an image, N the tokens
+                of a window, used by all windows of its own image.
+
+        Returns:
+            Map (B, H, W, C).
+
+        Raises:
+            ValueError: If a query is given to a layer that makes its own, or missing.
+        """
+        if (query is None) != self.own_query:
+            raise ValueError(
+                'query must be given if and only if the layer was built with own_query=False'
+            )
+        height, width = x.shape[1:3]
+        x = pad_to_windows(x, self.window_size)
+        hp, wp = x.shape[1:3]
+        windows = partition(x, self.window_size, self.dilated)  # (B, nW, N, C)
+        q, k, v = self._project(windows, query)  # (B * nW, heads, N, d) each
+        dropout = self.attn_drop_rate if self.training else 0.0
+        out = attention(q, k, v, self._bias(q, height, width, hp, wp), dropout=dropout)
+        out = self.proj_drop(self.proj(out.transpose(1, 2).reshape(windows.shape)))
+        return merge(out, self.window_size, hp, wp, self.dilated)[:, :height, :width]
+
+    def _project(self, windows: Tensor, query: Optional[Tensor]) -> Tuple[Tensor, ...]:
+        b, num, n, _ = windows.shape
+        qkv = self.qkv(windows).view(b * num, n, -1, self.num_heads, self.head_dims)
+        qkv = qkv.permute(2, 0, 3, 1, 4)
+        if query is None:
+            return tuple(qkv.unbind(0))
+        # Windows are ordered image by image: the query of image b serves rows b*nW ... .
+        q = query.to(qkv.dtype).unsqueeze(1).expand(-1, num, -1, -1, -1)
+        return q.reshape(b * num, *query.shape[1:]), qkv[0], qkv[1]
+
+    def _bias(self, q: Tensor, height: int, width: int, hp: int, wp: int) -> Optional[Tensor]:
+        bias = None if self.rel_pos is None else self.rel_pos(q.dtype)
+        if not self.mask_padding or (hp, wp) == (height, width):
+            return bias
+        real = padding_mask(height, width, self.window_size, q.device, self.dilated)
+        mask = q.new_zeros(real.shape).masked_fill_(~real, float('-inf'))
+        mask = mask.repeat(q.shape[0] // real.shape[0], 1)[:, None, None, :]
+        return mask.expand(-1, -1, q.shape[2], -1) if bias is None else bias + mask

@@ -1,0 +1,67 @@
+"""Convolutional parts: squeeze-excitation, the MB block of GC ViT, halving convolutions."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate from the mean over the map (no biases, GELU inside).
+
+    Args:
+        embed_dims: Channels.
+        ratio: Hidden channels are ``embed_dims // ratio``.
+    """
+
+    def __init__(self, embed_dims: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, embed_dims // ratio, bias=False)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(embed_dims // ratio, embed_dims, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels of a map (B, C, H, W)."""
+        gate = self.fc2(self.act(self.fc1(x.mean((2, 3))))).sigmoid()
+        return x * gate[:, :, None, None]
+
+
+class MBConv(nn.Module):
+    """Depthwise 3x3, GELU, squeeze-excitation, pointwise, residual; no norm, no expansion.
+
+    Called Fused-MBConv in the GC ViT paper (section 3.3).
+
+    Args:
+        embed_dims: Channels.
+    """
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims, bias=False)
+        self.act = nn.GELU()
+        self.se = SqueezeExcite(embed_dims)
+        self.pwconv = nn.Conv2d(embed_dims, embed_dims, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) -> (B, C, H, W)."""
+        return x + self.pwconv(self.se(self.act(self.dwconv(x))))
+
+
+class EvenConv(nn.Conv2d):
+    """Convolution of 2x2 patches; an odd side is zero-padded at its end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) -> (B, C', ceil(H / 2), ceil(W / 2))."""
+        return super().forward(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
+
+
+def halving_conv(in_dims: int, out_dims: int, overlap: bool, bias: bool) -> nn.Conv2d:
+    """Build a convolution that maps a side n to ceil(n / 2), whatever its parity.
+
+    Args:
+        in_dims: Input channels.
+        out_dims: Output channels.
+        overlap: 3x3 with stride 2, or 2x2 patches side by side.
+        bias: Whether it has a bias.
+    """
+    if overlap:
+        return nn.Conv2d(in_dims, out_dims, 3, stride=2, padding=1, bias=bias)
+    return EvenConv(in_dims, out_dims, 2, stride=2, bias=bias)

@@ -1,0 +1,4 @@
+# As the authors' released code has it: windows of 24. The paper's FLOPs fit windows of 16.
+_base_ = './mask_gcvit_t_3x.py'
+
+model = dict(backbone=dict(window_size=24))

@@ -1,0 +1,39 @@
+"""Count parameters and multiply-accumulates of a config, part by part.
+
+Examples:
+    python tools/get_flops.py configs/cascade_gcvit_t_3x.py
+"""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from gcvit_mm.engine import launch
+from gcvit_mm.engine.complexity import INPUT_SIZES, build_on_meta, count_macs, count_parameters
+
+
+def main() -> None:
+    """Count."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    launch.add_config_arguments(parser)
+    parser.add_argument(
+        '--shape', nargs=2, type=int, metavar=('H', 'W'), help='image; default: as the papers'
+    )
+    args = parser.parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    size = tuple(args.shape or INPUT_SIZES.get(cfg.get('default_scope'), (224, 224)))
+    model = build_on_meta(cfg)
+    macs = count_macs(model, size)
+    table = Table(title=f'{args.config} at {size[0]}x{size[1]}')
+    table.add_column('part')
+    table.add_column('GMACs', justify='right')
+    for part, value in macs.items():
+        table.add_row(part, f'{value:.1f}')
+    console = Console()
+    console.print(table)
+    console.print(f'parameters: {count_parameters(model) / 1e6:.2f} M')
+
+
+if __name__ == '__main__':
+    launch.run_tool(main)

@@ -1,0 +1,65 @@
+"""Running the tools as a user does: as programs of their own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional
+
+ROOT = Path(__file__).resolve().parents[1]
+# One thread a process: several of them share few cores.
+ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='')
+# Small heads: the code that runs is the same.
+SMALL_RCNN = [
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False',
+    'model.train_cfg.rpn_proposal.max_per_img=50',
+    'model.test_cfg.rpn.max_per_img=20',
+    'default_hooks.logger.interval=1',
+]
+
+
+def start(*command, env: Optional[Dict[str, str]] = None, **kwargs) -> subprocess.Popen:
+    """Start a program; a name that ends in .py is one of tools/."""
+    words: List[str] = [str(word) for word in command]
+    if words[0].endswith('.py'):
+        words = [sys.executable, str(ROOT / 'tools' / words[0]), *words[1:]]
+    else:
+        words[0] = str(ROOT / 'tools' / words[0])
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env={**ENV, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
+
+
+def run(*command, env: Optional[Dict[str, str]] = None, status: int = 0) -> str:
+    """Run a program to its end and return what it printed; its status must be the given."""
+    process = start(*command, env=env)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == status, output[-4000:]
+    return output
+
+
+def one_line_error(*command, env: Optional[Dict[str, str]] = None) -> str:
+    """Run a program that must end with status 2 and a one-line error; return that line."""
+    output = run(*command, env=env, status=2)
+    errors = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1, output[-4000:]
+    assert 'Traceback' not in output, output[-4000:]
+    return errors[0]
+
+
+def losses(output: str) -> Dict[int, float]:
+    """Losses by step from the log of an iteration-based training."""
+    rows = re.findall(r'Iter\(train\)\s*\[\s*(\d+)/\d+\].*?\bloss: ([\d.]+)', output)
+    return {int(step): float(loss) for step, loss in rows}

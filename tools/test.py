@@ -1,0 +1,86 @@
+"""Evaluate a checkpoint: COCO AP, ADE20K mIoU, ImageNet accuracy, as the config says.
+
+Examples:
+    python tools/test.py configs/mask_gcvit_t_1x.py work_dirs/mask_gcvit_t_1x/epoch_12.pth
+    tools/dist_test.sh configs/upernet_gcvit_t_160k.py CHECKPOINT 8 --tta
+"""
+
+import argparse
+
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+
+from gcvit_mm import UserError
+from gcvit_mm.checkpoints import load_model
+from gcvit_mm.engine import launch
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    launch.add_run_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--show-dir', metavar='DIR', help='paint predictions into this folder')
+    parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--allow-partial', action='store_true', help='accept a checkpoint that fits in part'
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='also read checkpoints that hold Python objects (they can run any code)',
+    )
+    args = parser.parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error('--out needs a name that ends in .pkl')
+    return args
+
+
+def paint_into(cfg: Config, folder: str) -> None:
+    """Let the visualization hook of the config paint every prediction into a folder."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UserError('--show-dir: this config has no default_hooks.visualization')
+    if cfg.default_scope == 'mmdet':
+        hook.update(draw=True, test_out_dir=folder)
+    elif cfg.default_scope == 'mmseg':
+        hook.update(draw=True, interval=1)
+        cfg.visualizer.save_dir = folder
+    else:
+        hook.update(enable=True, interval=1, out_dir=folder)
+
+
+def augment(cfg: Config) -> None:
+    """Test on augmented images and average, as ``tta_model`` and ``tta_pipeline`` say."""
+    for key in ('tta_model', 'tta_pipeline'):
+        if key not in cfg:
+            raise UserError(f'--tta: this config has no {key}')
+    if 'mask_head' in (cfg.model.get('roi_head') or {}):
+        raise UserError('--tta: mmdet merges boxes only, not masks: leave it out')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+def main() -> None:
+    """Evaluate."""
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    launch.prepare(cfg, args)
+    launch.check_file(args.checkpoint, 'checkpoint')
+    launch.check_data(cfg, 'test_dataloader')
+    if args.check:
+        return
+    if args.show_dir:
+        paint_into(cfg, args.show_dir)
+    if args.tta:
+        augment(cfg)
+    runner = launch.build_runner(cfg)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)
+    runner.test()
+
+
+if __name__ == '__main__':
+    launch.run_tool(main)

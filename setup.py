@@ -34,7 +34,7 @@ class BuildWithMim(build_py):
 setup(
     name='gcvit_mm',
     version=re.search(r"__version__ = '(.+)'", read('gcvit_mm/version.py')).group(1),
-    description='GC ViT backbones for MMPretrain, MMDetection and MMSegmentation',
+    description='Window-attention backbones for OpenMMLab: GC ViT, ScalableViT, GG-Transformer',
     long_description=read('README.md'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

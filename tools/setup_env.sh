@@ -88,7 +88,8 @@ wanted_state() {
 }
 python_fits() { # .venv/bin/python runs, and has the version of $PYTHON if that is set
     local version
-    version=$(python_version "$py") && { [ -z "$host" ] || [ "$version" = "$(python_version "$host")" ]; }
+    version=$(python_version "$py") || return
+    [ -z "$host" ] || [ "$version" = "$(python_version "$host")" ]
 }
 ready() { [ -f "$stamp" ] && python_fits && [ "$(cat "$stamp")" = "$(wanted_state)" ]; }
 
@@ -157,8 +158,8 @@ if torch.cuda.is_available():
         ops=cuda
         return 0
     fi
-    say "there is a GPU, but no nvcc of CUDA $cuda: the mmcv operators are built for the CPU, and the"
-    say "  demo runs on the CPU. For the GPU install the CUDA toolkit $cuda.x (nvcc on PATH, or set"
+    say "there is a GPU, but no nvcc of CUDA $cuda: the mmcv operators are built for the CPU, and"
+    say "  the demo runs on the CPU. For the GPU install the CUDA toolkit $cuda.x (nvcc on PATH or set"
     say "  CUDA_HOME), then run 'make clean-env setup'. Pre-built GPU wheels of onedl-mmcv exist"
     say "  (package onedl-mim, 'mim install onedl-mmcv'), but none is listed for torch 2.11."
 }
@@ -182,7 +183,8 @@ compile_mmcv() { # builds for $ops; arguments go to pip
 install_mmcv() { # arguments go to pip
     compile_mmcv "$@" && return
     if [ "$ops" = cuda ]; then
-        say "the mmcv operators could not be compiled for the GPU (see $log); building them for the CPU"
+        say "the mmcv operators could not be compiled for the GPU (see $log);"
+        say "  building them for the CPU"
         ops=cpu
         compile_mmcv "$@" && return
     fi
@@ -211,7 +213,8 @@ set_up_mmcv() {
     # pip's wheel cache knows neither the torch nor the CUDA that a wheel was built for.
     kind=$(ops_kind) || kind=broken
     if [ "$kind" = broken ] || [ "$kind,$ops" = cpu,cuda ]; then
-        say "this onedl-mmcv was built for another torch or device; compiling it afresh"
+        say "this onedl-mmcv was built for another torch or device;" \
+            "compiling it afresh (10 minutes or so)"
         install_mmcv --no-cache-dir --force-reinstall --no-deps
         kind=$(ops_kind) || fail "the operators of onedl-mmcv do not work; 'make clean-env' and"
     fi
@@ -255,7 +258,9 @@ pip_install onedl-mmengine onedl-mmdetection onedl-mmsegmentation onedl-mmpretra
 set_up_mmcv
 pip_install --no-build-isolation --no-deps --editable . || fail "pip could not install this project"
 
-"$py" -I -c 'import mmdet, mmpretrain, mmseg; from importlib.util import find_spec as f; assert f("gcvit_mm")' \
-    >>"$log" 2>&1 || fail "the packages cannot be imported; 'make clean-env' and"
+"$py" -I -c '
+import importlib.util
+import mmdet, mmpretrain, mmseg
+assert importlib.util.find_spec("gcvit_mm")' >>"$log" 2>&1 || fail "the packages cannot be imported; 'make clean-env' and"
 wanted_state >"$stamp"
 say "done: .venv is ready"

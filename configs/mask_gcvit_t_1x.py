@@ -2,7 +2,7 @@
 _base_ = [
     '_base_/backbones/gcvit_t.py',
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
-    '_base_/datasets/coco.py',
+    'mmdet::_base_/datasets/coco_instance.py',
     '_base_/schedules/adamw_1x.py',
     '_base_/runtime/det.py',
 ]

@@ -5,7 +5,7 @@ Importing the package registers everything it offers in the root registries of m
 compiled mmcv ops nor mmdet, mmseg or mmpretrain.
 """
 
-from .backbones import GCViT
+from .backbones import GCViT, GGDeiT, GGTransformer, ScalableViT
 from .engine import CheckedOptimWrapperConstructor
 from .errors import CheckpointError, UserError
 from .version import __version__
@@ -14,6 +14,9 @@ __all__ = [
     'CheckedOptimWrapperConstructor',
     'CheckpointError',
     'GCViT',
+    'GGDeiT',
+    'GGTransformer',
+    'ScalableViT',
     'UserError',
     '__version__',
 ]

@@ -3,41 +3,25 @@
 import copy
 import difflib
 import inspect
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch.utils.checkpoint as cp
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
+from ..errors import CheckpointError
+from ..layers import build_channels_last_norm
+
 InitCfg = Union[dict, List[dict], None]
-
-
-def build_channels_last_norm(norm_cfg: dict, embed_dims: int) -> nn.Module:
-    """Build a norm over the last axis.
-
-    Args:
-        norm_cfg: Config such as ``dict(type='LN', eps=1e-5)``.
-        embed_dims: Channels.
-
-    Raises:
-        ValueError: If the norm does not act on the last axis (BN, GN, ...).
-    """
-    norm = build_norm_layer(norm_cfg, embed_dims)[1]
-    if not hasattr(norm, 'normalized_shape'):
-        raise ValueError(
-            f"norm_cfg type '{norm_cfg['type']}' does not normalise the last axis of "
-            "channels-last maps: use 'LN' or another norm with normalized_shape"
-        )
-    return norm
 
 
 class BaseBackbone(BaseModule):
     """Base of the backbones: a stem, stages and a norm for every map that leaves.
 
     A subclass fills ``arch_zoo``, builds ``patch_embed`` and ``stages`` (as many as
-    ``self.num_built_stages``) and calls :meth:`finish` as the last line of its constructor.
+    ``self.num_built_stages``) and calls :meth:`finish` as the last line of its constructor. A
+    stage returns its map (B, H, W, C) and the input of the next stage.
 
     Args:
         arch: Name in ``arch_zoo``, or a dict with the keys of its entries.
@@ -59,6 +43,7 @@ class BaseBackbone(BaseModule):
 
     arch_zoo: Dict[str, Dict[str, Any]] = {}
     num_stages = 4
+    weights_note = ''  # said when a checkpoint cannot be had or does not fit
     stem_conv = 'patch_embed.proj'  # its weight is fitted to in_channels when loaded
 
     def __init__(
@@ -144,6 +129,20 @@ class BaseBackbone(BaseModule):
             )
         return tuple(value)
 
+    def drop_paths(self, rate: Optional[float]) -> List[List[float]]:
+        """Stochastic depth of every block of every stage, from 0 up to ``rate`` at the last.
+
+        Args:
+            rate: Rate of the last block of the last stage (built or not); ``None`` for that
+                of the arch.
+        """
+        if rate is None:
+            rate = self.arch_settings['drop_path_rate']
+        depths = self.per_stage(self.arch_settings['depths'], 'depths')
+        last = max(sum(depths) - 1, 1)
+        rates = iter([rate * k / last for k in range(sum(depths))])
+        return [[next(rates) for _ in range(depth)] for depth in depths]
+
     def finish(self, embed_dims: Sequence[int]) -> None:
         """Add the output norms, initialise, freeze: the last step of a constructor.
 
@@ -178,7 +177,12 @@ class BaseBackbone(BaseModule):
             from ..checkpoints import load_pretrained
 
             options = {k: v for k, v in pretrained[-1].items() if k != 'type'}
-            load_pretrained(self, **options)
+            try:
+                load_pretrained(self, **options)
+            except CheckpointError as error:
+                if self.weights_note:
+                    raise CheckpointError(f'{error}; {self.weights_note}') from error
+                raise
             self.is_init = True
         else:
             super().init_weights()
@@ -218,6 +222,28 @@ class BaseBackbone(BaseModule):
                 f'tensor of shape {tuple(x.shape)}: set in_channels to the number of channels'
             )
 
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the maps of ``out_indices``.
+
+        Args:
+            x: Images (B, in_channels, H, W).
+
+        Returns:
+            For every stage i of ``out_indices`` a map (B, C_i, ceil(H / s), ceil(W / s)), s the
+            stride of the stage.
+
+        Raises:
+            ValueError: If ``x`` has another number of dimensions or channels.
+        """
+        self.check_image(x)
+        x = self.patch_embed(x)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            out, x = stage(x)
+            if i in self.out_indices:
+                outs.append(self.output(out, i))
+        return tuple(outs)
+
     def output(self, x: Tensor, stage: int) -> Tensor:
         """Normalise a map (B, H, W, C) of a stage and return it as (B, C, H, W)."""
         return getattr(self, f'norm{stage}')(x).permute(0, 3, 1, 2).contiguous()
@@ -254,7 +280,7 @@ class BaseBackbone(BaseModule):
         return first, num_layers
 
 
-def run_block(block: nn.Module, with_cp: bool, *args: Optional[Tensor]) -> Tensor:
+def run_block(block: Callable[..., Tensor], with_cp: bool, *args: Optional[Tensor]) -> Tensor:
     """Call a block, recomputing it in the backward pass if ``with_cp``."""
     if with_cp and any(a is not None and a.requires_grad for a in args):
         return cp.checkpoint(block, *args, use_reentrant=False)

@@ -11,14 +11,19 @@ the released models, so that their weights can be used.
 
 from typing import Any, Optional, Sequence, Tuple, Union
 
-import torch
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import MBConv, Mlp, WindowAttention, halving_conv, to_2tuple
-from .base import BaseBackbone, InitCfg, build_channels_last_norm, run_block
+from ..layers import (
+    Block,
+    MBConv,
+    WindowAttention,
+    build_channels_last_norm,
+    halving_conv,
+    to_2tuple,
+)
+from .base import BaseBackbone, InitCfg, run_block
 
 Size = Tuple[int, int]
 GLOBAL_QUERIES = ('shared', 'own', 'none')
@@ -106,21 +111,17 @@ class GlobalQuery(nn.Module):
         return x.reshape(x.shape[0], self.num_heads, -1, x[0, 0].numel()).transpose(2, 3)
 
 
-class GCViTBlock(nn.Module):
-    """Window attention, local or with the global query, and MLP; both residual.
+class GCViTBlock(Block):
+    """Block whose windows attend with queries of their own, or with the global one.
 
     Args:
         embed_dims: Channels C.
         num_heads: Attention heads.
         window_size: Window ``(height, width)`` in tokens.
         use_global_query: Take the query from outside instead of from the windows.
-        mlp_ratio: Hidden channels of the MLP over C.
-        layer_scale: Initial value of the factors on both branches; ``None`` for no factors.
-        drop_path: Probability of dropping a branch.
-        drop_rate: Dropout after the projection and inside the MLP.
-        norm_cfg: Config of both norms.
-        query_generator: Own generator of the query, run on the input of this block.
-        attention_kwargs: More arguments of :class:`gcvit_mm.layers.WindowAttention`.
+        query_generator: Own generator of the global query, run on the input of this block.
+        attn_kwargs: More arguments of :class:`gcvit_mm.layers.WindowAttention`.
+        block_kwargs: More arguments of :class:`gcvit_mm.layers.Block`.
     """
 
     def __init__(
@@ -129,45 +130,22 @@ class GCViTBlock(nn.Module):
         num_heads: int,
         window_size: Size,
         use_global_query: bool,
-        mlp_ratio: float,
-        layer_scale: Optional[float],
-        drop_path: float,
-        drop_rate: float,
-        norm_cfg: dict,
-        query_generator: Optional[GlobalQuery] = None,
-        **attention_kwargs: Any,
+        query_generator: Optional[GlobalQuery],
+        attn_kwargs: dict,
+        **block_kwargs: Any,
     ) -> None:
-        super().__init__()
+        attn = WindowAttention(
+            embed_dims, num_heads, window_size, own_query=not use_global_query, **attn_kwargs
+        )
+        super().__init__(attn, embed_dims, **block_kwargs)
         self.use_global_query = use_global_query
         self.query_generator = query_generator
-        self.norm1 = build_channels_last_norm(norm_cfg, embed_dims)
-        self.attn = WindowAttention(
-            embed_dims,
-            num_heads,
-            window_size,
-            own_query=not use_global_query,
-            proj_drop_rate=drop_rate,
-            **attention_kwargs,
-        )
-        self.norm2 = build_channels_last_norm(norm_cfg, embed_dims)
-        self.mlp = Mlp(embed_dims, int(embed_dims * mlp_ratio), drop_rate)
-        self.drop_path = DropPath(drop_path)
-        for name in ('gamma1', 'gamma2'):
-            gamma = None if layer_scale is None else torch.full((embed_dims,), float(layer_scale))
-            self.register_parameter(name, None if gamma is None else nn.Parameter(gamma))
 
     def forward(self, x: Tensor, query: Optional[Tensor] = None) -> Tensor:
         """Map (B, H, W, C) and, for global blocks, a query (B, heads, N, d) -> (B, H, W, C)."""
         if self.query_generator is not None:
             query = self.query_generator(x)
-        attended = self.attn(self.norm1(x), query if self.use_global_query else None)
-        if self.gamma1 is not None:
-            attended = self.gamma1 * attended
-        x = x + self.drop_path(attended)
-        expanded = self.mlp(self.norm2(x))
-        if self.gamma2 is not None:
-            expanded = self.gamma2 * expanded
-        return x + self.drop_path(expanded)
+        return super().forward(x) if query is None else super().forward(x, query)
 
 
 class GCViTStage(nn.Module):
@@ -334,27 +312,28 @@ class GCViT(BaseBackbone):
         for stage, (pool, most) in enumerate(zip(pools, QUERY_BLOCKS)):
             if not 0 <= pool <= most:
                 raise ValueError(f'query_pools[{stage}] must be within 0..{most}, got {pool}')
-        if drop_path_rate is None:
-            drop_path_rate = settings['drop_path_rate']
         windows = self.per_stage(
             settings['window_size'] if window_size is None else window_size, 'window_size'
         )
-        depths = self.per_stage(settings['depths'], 'depths')
         num_heads = self.per_stage(settings['num_heads'], 'num_heads')
         embed_dims = [settings['embed_dims'] * 2**i for i in range(self.num_stages)]
-        total = sum(depths)
-        drop_paths = [drop_path_rate * k / max(total - 1, 1) for k in range(total)]
+        drop_paths = self.drop_paths(drop_path_rate)
 
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims[0], self.norm_cfg, overlap_patches, drop_rate
         )
+        attn_kwargs = dict(
+            rel_pos_bias=rel_pos_bias,
+            mask_padding=mask_padding,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=drop_rate,
+        )
         self.stages = nn.ModuleList()
         for i in range(self.num_built_stages):
             last = i == self.num_built_stages - 1
-            before = sum(depths[:i])
             self.stages.append(
                 GCViTStage(
-                    drop_paths[before : before + depths[i]],
+                    drop_paths[i],
                     global_query,
                     QUERY_BLOCKS[i],
                     pools[i],
@@ -367,31 +346,7 @@ class GCViT(BaseBackbone):
                     layer_scale=settings['layer_scale'],
                     drop_rate=drop_rate,
                     norm_cfg=self.norm_cfg,
-                    rel_pos_bias=rel_pos_bias,
-                    mask_padding=mask_padding,
-                    attn_drop_rate=attn_drop_rate,
+                    attn_kwargs=attn_kwargs,
                 )
             )
         self.finish(embed_dims)
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the maps of ``out_indices``.
-
-        Args:
-            x: Images (B, in_channels, H, W).
-
-        Returns:
-            For every stage i of ``out_indices`` a map
-            (B, embed_dims * 2^i, ceil(H / 2^(i + 2)), ceil(W / 2^(i + 2))).
-
-        Raises:
-            ValueError: If ``x`` has another number of dimensions or channels.
-        """
-        self.check_image(x)
-        x = self.patch_embed(x)
-        outs = []
-        for i, stage in enumerate(self.stages):
-            out, x = stage(x)
-            if i in self.out_indices:
-                outs.append(self.output(out, i))
-        return tuple(outs)

@@ -5,10 +5,11 @@ from typing import Dict, Tuple
 from torch import Tensor
 
 from ..errors import CheckpointError
-from . import gcvit
+from . import gcvit, scalablevit
 from .layout import Layout
 
-LAYOUTS = (*gcvit.LAYOUTS,)
+OURS = Layout('gcvit_mm', marks=(r'^patch_embed\.', r'^stages\.0\.blocks\.0\.'))
+LAYOUTS = (*gcvit.LAYOUTS, *scalablevit.LAYOUTS, OURS)
 BACKBONE = 'backbone.'
 
 

@@ -1,10 +1,8 @@
-"""Layouts of GC ViT checkpoints: ours, the authors', timm's."""
+"""Layouts of released GC ViT checkpoints: the authors', timm's."""
 
 from .layout import Layout
 
 _LICENCE = 'the released GC ViT weights are CC BY-NC-SA 4.0: no commercial use'
-
-_OURS = Layout('gcvit_mm GC ViT', marks=(r'^patch_embed\.down\.mbconv\.', r'^stages\.0\.blocks\.'))
 
 # The MB block: depthwise convolution, squeeze-excitation, pointwise convolution.
 _NVLABS_MBCONV = (
@@ -61,4 +59,4 @@ _TIMM = Layout(
     licence=_LICENCE,
 )
 
-LAYOUTS = (_OURS, _NVLABS, _TIMM)
+LAYOUTS = (_NVLABS, _TIMM)

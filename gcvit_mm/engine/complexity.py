@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
 
+# Into what torch takes attention apart on the meta device; nothing else here uses it.
+ATTENTION_PRODUCTS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 # What the papers count at, by scope.
 INPUT_SIZES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 
@@ -28,7 +30,11 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(
-    model: Any, size: Tuple[int, int], num_boxes: int = 1000, num_masks: int = 100
+    model: Any,
+    size: Tuple[int, int],
+    num_boxes: int = 1000,
+    num_masks: int = 100,
+    attention: bool = True,
 ) -> Dict[str, float]:
     """Count multiply-accumulates of one image, part by part.
 
@@ -41,6 +47,7 @@ def count_macs(
         size: ``(height, width)`` of the image.
         num_boxes: Boxes that every box head of a two-stage detector sees.
         num_masks: Boxes that its mask head sees.
+        attention: Count the two matrix products of attention; some papers leave them out.
 
     Returns:
         GMACs by part, and their sum under 'total'.
@@ -53,7 +60,12 @@ def count_macs(
     def run(name: str, function: Callable[..., Any], *args: Any) -> Any:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             out = function(*args)
-        parts[name] = parts.get(name, 0.0) + counter.get_total_flops() / 2e9
+        flops = sum(
+            value
+            for operation, value in counter.get_flop_counts()['Global'].items()
+            if attention or operation not in ATTENTION_PRODUCTS
+        )
+        parts[name] = parts.get(name, 0.0) + flops / 2e9
         return out
 
     image = torch.zeros(1, 3, *size, device='meta')
@@ -69,6 +81,8 @@ def count_macs(
             rois = torch.zeros(boxes, extractor.out_channels, side, side, device='meta')
             for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
                 run(f'{name}_head', head, rois)
+    elif hasattr(model, 'bbox_head'):
+        run('bbox_head', model.bbox_head, feats)
     elif hasattr(model, 'decode_head'):
         run('decode_head', model.decode_head, feats)
     elif hasattr(model, 'head'):

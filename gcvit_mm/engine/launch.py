@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from .. import backbones
 from ..checkpoints import local_path
-from ..errors import UserError
+from ..errors import CheckpointError, UserError
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -172,8 +172,13 @@ def check_pretrained(cfg: Config) -> None:
     """
     backbone = cfg.model.get('backbone') or {}
     init_cfg = backbone.get('init_cfg') or {}
-    if hasattr(backbones, str(backbone.get('type'))) and init_cfg.get('type') == 'Pretrained':
+    cls = getattr(backbones, str(backbone.get('type')), None)
+    if cls is None or init_cfg.get('type') != 'Pretrained':
+        return
+    try:
         local_path(init_cfg['checkpoint'])
+    except CheckpointError as error:
+        raise CheckpointError('; '.join(filter(None, [str(error), cls.weights_note]))) from error
 
 
 def replace_data_root(cfg: Config, root: str) -> None:

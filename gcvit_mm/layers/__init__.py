@@ -6,16 +6,20 @@ from .attention import (
     relative_position_index,
     resize_bias_table,
 )
-from .conv import MBConv, SqueezeExcite, halving_conv
+from .block import Block, build_channels_last_norm
+from .conv import MBConv, SqueezeExcite, depthwise_conv, halving_conv
 from .mlp import Mlp
 from .window import merge, pad_to_windows, padded_size, padding_mask, partition, to_2tuple
 
 __all__ = [
+    'Block',
     'MBConv',
     'Mlp',
     'RelativePositionBias',
     'SqueezeExcite',
     'WindowAttention',
+    'build_channels_last_norm',
+    'depthwise_conv',
     'halving_conv',
     'merge',
     'pad_to_windows',

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
+from .conv import depthwise_conv
 from .window import Size, merge, pad_to_windows, padding_mask, partition
 
 
@@ -39,17 +40,25 @@ def attention(
     It is ``softmax(q @ k^T * scale + bias) @ v`` on torch's fused
     ``scaled_dot_product_attention``; the softmax runs in float32 inside the fused kernels.
 
+    Where queries and values differ in width, the narrower is filled up with zeros, which changes
+    nothing but lets the fused kernels run.
+
     Args:
         q: Queries (B, heads, N, d).
         k: Keys (B, heads, M, d).
-        v: Values (B, heads, M, d).
+        v: Values (B, heads, M, e).
         bias: Added to the logits; broadcasts to (B, heads, N, M). Cast to the dtype of ``q``.
         scale: Factor on ``q @ k^T``; ``d ** -0.5`` if not given.
         dropout: Probability of dropping an attention weight.
 
     Returns:
-        Tensor (B, heads, N, d).
+        Tensor (B, heads, N, e).
     """
+    d, e = q.shape[-1], v.shape[-1]
+    if d != e:
+        scale = d**-0.5 if scale is None else scale
+        q, k, v = (F.pad(x, (0, max(d, e) - x.shape[-1])) for x in (q, k, v))
+        return attention(q, k, v, bias, scale, dropout)[..., :e]
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
     bias = bias.to(q.dtype).expand(q.shape[0], -1, -1, -1)
@@ -201,6 +210,11 @@ class WindowAttention(nn.Module):
         dilated: Windows of equidistant instead of neighbouring tokens.
         attn_drop_rate: Dropout of attention weights.
         proj_drop_rate: Dropout after the output projection.
+        v_kernel: Side of a depthwise convolution over the values, whose result is added to
+            that of the attention before the projection; 0 for none. It runs on the whole map
+            with zeros beyond its border.
+        v_conv_in_windows: Run that convolution in each window by itself, with zeros beyond the
+            border of the window.
 
     Raises:
         ValueError: If ``embed_dims`` is not a multiple of ``num_heads``.
@@ -218,6 +232,8 @@ class WindowAttention(nn.Module):
         dilated: bool = False,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
+        v_kernel: int = 0,
+        v_conv_in_windows: bool = False,
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
@@ -235,6 +251,8 @@ class WindowAttention(nn.Module):
         projections = 3 if own_query else 2
         self.qkv = nn.Linear(embed_dims, projections * embed_dims, bias=qkv_bias)
         self.rel_pos = RelativePositionBias(window_size, num_heads) if rel_pos_bias else None
+        self.v_conv_in_windows = v_conv_in_windows
+        self.v_conv = depthwise_conv(embed_dims, v_kernel) if v_kernel else None
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
@@ -263,8 +281,28 @@ class WindowAttention(nn.Module):
         q, k, v = self._project(windows, query)  # (B * nW, heads, N, d) each
         dropout = self.attn_drop_rate if self.training else 0.0
         out = attention(q, k, v, self._bias(q, height, width, hp, wp), dropout=dropout)
-        out = self.proj_drop(self.proj(out.transpose(1, 2).reshape(windows.shape)))
-        return merge(out, self.window_size, hp, wp, self.dilated)[:, :height, :width]
+        out = self._to_map(out, windows, hp, wp)
+        if self.v_conv is not None:
+            values = self._to_map(v, windows, hp, wp)[:, :height, :width]
+            out = out[:, :height, :width] + self._convolve(self.v_conv, values)
+        return self.proj_drop(self.proj(out))[:, :height, :width]
+
+    def _convolve(self, conv: nn.Module, values: Tensor) -> Tensor:
+        """Run the convolution of the values on their map (B, H, W, C)."""
+        if not self.v_conv_in_windows:
+            return conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        height, width = values.shape[1:3]
+        values = pad_to_windows(values, self.window_size)
+        windows = partition(values, self.window_size, self.dilated)
+        images = windows.view(-1, *self.window_size, windows.shape[-1]).permute(0, 3, 1, 2)
+        convolved = conv(images).permute(0, 2, 3, 1).reshape(windows.shape)
+        hp, wp = values.shape[1:3]
+        return merge(convolved, self.window_size, hp, wp, self.dilated)[:, :height, :width]
+
+    def _to_map(self, heads: Tensor, windows: Tensor, hp: int, wp: int) -> Tensor:
+        """Heads (B * nW, heads, N, d) -> map (B, hp, wp, C)."""
+        joined = heads.transpose(1, 2).reshape(windows.shape)
+        return merge(joined, self.window_size, hp, wp, self.dilated)
 
     def _project(self, windows: Tensor, query: Optional[Tensor]) -> Tuple[Tensor, ...]:
         b, num, n, _ = windows.shape

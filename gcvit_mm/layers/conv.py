@@ -4,6 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def depthwise_conv(embed_dims: int, kernel_size: int, bias: bool = True) -> nn.Conv2d:
+    """Build a depthwise convolution that keeps the size of the map."""
+    return nn.Conv2d(
+        embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims, bias=bias
+    )
+
+
 class SqueezeExcite(nn.Module):
     """Channel gate from the mean over the map (no biases, GELU inside).
 
@@ -35,7 +42,7 @@ class MBConv(nn.Module):
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims, bias=False)
+        self.dwconv = depthwise_conv(embed_dims, 3, bias=False)
         self.act = nn.GELU()
         self.se = SqueezeExcite(embed_dims)
         self.pwconv = nn.Conv2d(embed_dims, embed_dims, 1, bias=False)

@@ -1,6 +1,6 @@
 # COCO 2017 instances with multi-scale training and crops (the 3x setting of GC ViT and Swin):
 # short side 480..800; or short side 400..600, crop, then short side 480..800.
-_base_ = './coco.py'
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 scales = [(s, 1333) for s in range(480, 801, 32)]
 train_pipeline = [

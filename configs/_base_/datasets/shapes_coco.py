@@ -1,5 +1,5 @@
 # The drawn shapes of tools/make_shapes.py as instances, at their own size (about 160x160).
-_base_ = './coco.py'
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 data_root = 'data/shapes/coco/'
 metainfo = dict(classes=('circle', 'square', 'triangle', 'star', 'cross'))

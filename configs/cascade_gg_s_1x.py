@@ -1,0 +1,3 @@
+_base_ = './cascade_gg_t_1x.py'
+
+model = dict(backbone=dict(arch='small'))

@@ -1,0 +1,3 @@
+_base_ = './mask_gg_t_1x.py'
+
+model = dict(backbone=dict(arch='small'))

@@ -1,0 +1,3 @@
+_base_ = './upernet_gg_t_160k.py'
+
+model = dict(backbone=dict(arch='small'))

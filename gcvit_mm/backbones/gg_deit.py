@@ -1,0 +1,277 @@
+"""Glance-and-gaze attention in DeiT, written from the paper (arXiv 2106.02277, Table 4c).
+
+The paper replaces DeiT's attention and says no more. Decided here: the tokens of a partition also
+attend to the class token; the class token attends to all tokens; the gaze convolution sees patch
+tokens only; there is no relative position bias, as in DeiT.
+"""
+
+from typing import Any, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+
+from ..layers import Block, depthwise_conv, merge, pad_to_windows, padding_mask, partition
+from ..layers.attention import attention
+from .base import BaseBackbone, InitCfg, run_block
+from .gg_transformer import NO_WEIGHTS, PatchEmbed
+
+OUT_TYPES = ('featmap', 'cls_token')
+
+
+class GGTokenAttention(nn.Module):
+    """Glance-and-gaze attention on a sequence of patch tokens, perhaps behind a class token.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Attention heads.
+        partition_size: Side M of a partition in tokens.
+        gaze_kernel: Side of the gaze convolution.
+        attn_drop_rate: Dropout of attention weights.
+        proj_drop_rate: Dropout after the output projection.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        partition_size: int,
+        gaze_kernel: int,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = (partition_size, partition_size)
+        self.attn_drop_rate = attn_drop_rate
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.v_conv = depthwise_conv(embed_dims, gaze_kernel)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def forward(self, x: Tensor, size: Tuple[int, int]) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Tokens (B, T + H * W, C), T = 1 with a class token, else 0.
+            size: ``(H, W)`` of the patch tokens, which come last, row by row.
+
+        Returns:
+            Tokens of the same shape.
+        """
+        height, width = size
+        extra = x.shape[1] - height * width
+        qkv = self.qkv(x)
+        glanced = self._glance(qkv[:, extra:], qkv[:, :extra], height, width)
+        values = qkv[:, extra:].chunk(3, -1)[2].reshape(x.shape[0], height, width, -1)
+        gazed = self.v_conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out = (glanced + gazed).flatten(1, 2)
+        if extra:
+            q, k, v = self._heads(qkv)
+            out = torch.cat([self._join(self._attend(q[:, :, :extra], k, v)), out], 1)
+        return self.proj_drop(self.proj(out))
+
+    def _glance(self, patches: Tensor, extra: Tensor, height: int, width: int) -> Tensor:
+        """Attend inside partitions: (B, H * W, 3C), (B, T, 3C) -> map (B, H, W, C)."""
+        b = patches.shape[0]
+        maps = pad_to_windows(patches.reshape(b, height, width, -1), self.window_size)
+        hp, wp = maps.shape[1:3]
+        windows = partition(maps, self.window_size, dilated=True)  # (B, nW, N, 3C)
+        num, n = windows.shape[1:3]
+        q, k, v = self._heads(windows.flatten(0, 1))
+        if extra.shape[1]:
+            shared = extra.unsqueeze(1).expand(-1, num, -1, -1).flatten(0, 1)
+            _, k_extra, v_extra = self._heads(shared)
+            k, v = torch.cat([k, k_extra], 2), torch.cat([v, v_extra], 2)
+        mask = None
+        if (hp, wp) != (height, width):
+            real = padding_mask(height, width, self.window_size, q.device, dilated=True)
+            hidden = F.pad(~real, (0, extra.shape[1]))
+            mask = q.new_zeros(hidden.shape).masked_fill_(hidden, float('-inf'))
+            mask = mask.repeat(b, 1)[:, None, None, :].expand(-1, -1, n, -1)
+        out = self._join(self._attend(q, k, v, mask)).view(b, num, n, -1)
+        return merge(out, self.window_size, hp, wp, dilated=True)[:, :height, :width]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        return attention(q, k, v, mask, dropout=self.attn_drop_rate if self.training else 0.0)
+
+    def _heads(self, qkv: Tensor) -> Tuple[Tensor, ...]:
+        """Tokens (B, N, 3C) -> queries, keys, values (B, heads, N, d)."""
+        b, n, _ = qkv.shape
+        return tuple(qkv.reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0))
+
+    @staticmethod
+    def _join(heads: Tensor) -> Tensor:
+        """Heads (B, heads, N, d) -> tokens (B, N, C)."""
+        return heads.transpose(1, 2).flatten(2)
+
+
+class GGDeiTStage(nn.Module):
+    """All blocks, under the names that the other families have.
+
+    Args:
+        blocks: The blocks.
+        with_cp: Recompute every block in the backward pass.
+    """
+
+    def __init__(self, blocks: Sequence[Block], with_cp: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor, size: Tuple[int, int]) -> Tensor:
+        """Tokens (B, N, C) and the size of their map -> (B, N, C)."""
+        for block in self.blocks:
+            x = run_block(lambda tokens, block=block: block(tokens, size), self.with_cp, x)
+        return x
+
+
+@MODELS.register_module()
+class GGDeiT(BaseBackbone):
+    """DeiT with glance-and-gaze attention.
+
+    Takes images of any size; gives one map of stride 16, or the class token.
+
+    Args:
+        arch: 'tiny' or 'small', or a dict with the keys ``embed_dims``, ``depths`` (one
+            number, in a tuple), ``num_heads``, ``mlp_ratio``, ``drop_path_rate``.
+        in_channels: Channels of the image.
+        img_size: Side of the image for which position embeddings are created; others are
+            resized (bicubic).
+        partition_size: Side M of a partition in tokens; the dilation is ceil(side / M).
+        gaze_kernel: Side of the gaze convolution.
+        with_cls_token: Have a class token.
+        out_type: 'featmap': map of the patch tokens; 'cls_token': the class token (B, C).
+        drop_rate: Dropout after the projections and in the MLPs.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth of the last block. Default: that of the arch.
+        frozen_stages: -1 freezes nothing, 0 the stem, 1 everything.
+        with_cp: Recompute every block in the backward pass to save memory.
+        norm_cfg: Config of all norms; they act on the last axis.
+        init_cfg: Initialisation; no weights were ever released.
+
+    Raises:
+        TypeError: For unknown arguments.
+        ValueError: For values out of range.
+    """
+
+    arch_zoo = dict(
+        tiny=dict(embed_dims=192, depths=(12,), num_heads=3, mlp_ratio=4.0, drop_path_rate=0.1),
+        small=dict(embed_dims=384, depths=(12,), num_heads=6, mlp_ratio=4.0, drop_path_rate=0.1),
+    )
+    num_stages = 1
+    weights_note = NO_WEIGHTS
+
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'tiny',
+        in_channels: int = 3,
+        img_size: int = 224,
+        partition_size: int = 7,
+        gaze_kernel: int = 3,
+        with_cls_token: bool = True,
+        out_type: str = 'featmap',
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: Optional[dict] = None,
+        init_cfg: InitCfg = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__(
+            arch=arch,
+            in_channels=in_channels,
+            out_indices=(0,),
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg or dict(type='LN', eps=1e-6),
+            init_cfg=init_cfg,
+            unknown=unknown,
+        )
+        if out_type not in OUT_TYPES or (out_type == 'cls_token' and not with_cls_token):
+            raise ValueError(
+                f'out_type must be one of {OUT_TYPES}, the second only with a class token, got '
+                f"'{out_type}' and with_cls_token={with_cls_token}"
+            )
+        settings = self.arch_settings
+        embed_dims = settings['embed_dims']
+        self.out_type = out_type
+        self.patch_embed = PatchEmbed(in_channels, embed_dims, 16, None)
+        side = -(-img_size // 16)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if with_cls_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, int(with_cls_token) + side**2, embed_dims))
+        trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            trunc_normal_(self.cls_token, std=0.02)
+        self.pos_size = (side, side)
+        self.pos_drop = nn.Dropout(drop_rate)
+        drops: dict = dict(attn_drop_rate=attn_drop_rate, proj_drop_rate=drop_rate)
+        blocks = [
+            Block(
+                GGTokenAttention(
+                    embed_dims, settings['num_heads'], partition_size, gaze_kernel, **drops
+                ),
+                embed_dims,
+                settings['mlp_ratio'],
+                self.norm_cfg,
+                drop_path,
+                drop_rate,
+            )
+            for drop_path in self.drop_paths(drop_path_rate)[0]
+        ]
+        self.stages = nn.ModuleList([GGDeiTStage(blocks, with_cp)])
+        self.finish([embed_dims])
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the map or the class token.
+
+        Args:
+            x: Images (B, in_channels, H, W).
+
+        Returns:
+            One map (B, C, ceil(H / 16), ceil(W / 16)), or one tensor (B, C).
+
+        Raises:
+            ValueError: If ``x`` has another number of dimensions or channels.
+        """
+        self.check_image(x)
+        x = self.patch_embed(x)
+        size = (x.shape[1], x.shape[2])
+        x = x.flatten(1, 2)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
+        x = self.pos_drop(x + self._positions(size))
+        (stage,) = self.stages
+        x = stage(x, size)
+        x = self.norm0(x)
+        if self.out_type == 'cls_token':
+            return (x[:, 0],)
+        patches = x[:, x.shape[1] - size[0] * size[1] :]
+        return (patches.transpose(1, 2).reshape(x.shape[0], -1, *size),)
+
+    def _positions(self, size: Tuple[int, int]) -> Tensor:
+        """Position embeddings for a map of ``size``, class token first."""
+        if size == self.pos_size:
+            return self.pos_embed
+        extra = self.pos_embed.shape[1] - self.pos_size[0] * self.pos_size[1]
+        grid = self.pos_embed[:, extra:].transpose(1, 2).reshape(1, -1, *self.pos_size)
+        grid = F.interpolate(grid, size, mode='bicubic', align_corners=False)
+        return torch.cat([self.pos_embed[:, :extra], grid.flatten(2).transpose(1, 2)], 1)
+
+    def _frozen_modules(self) -> list:
+        # the embeddings are parameters of the backbone itself and belong to the stem
+        if self.frozen_stages >= 0:
+            self.pos_embed.requires_grad_(False)
+            if self.cls_token is not None:
+                self.cls_token.requires_grad_(False)
+        return super()._frozen_modules()
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """As the other families; the embeddings belong to the stem."""
+        depth, num_layers = super().get_layer_depth(param_name, prefix)
+        name = param_name[len(prefix) :]
+        return (0, num_layers) if name in ('cls_token', 'pos_embed') else (depth, num_layers)

@@ -1,0 +1,230 @@
+"""GG-Transformer, written from the paper.
+
+Glance-and-Gaze Vision Transformer, Yu et al., NeurIPS 2021 (arXiv 2106.02277).
+
+The skeleton is Swin's. Every block *glances*: it attends inside partitions of 7x7 tokens that
+lie equidistant over the whole map; and it *gazes*: a depthwise convolution over the values adds
+what lies between those tokens. The authors released neither code nor weights; what the paper
+leaves open follows Swin.
+"""
+
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import Block, WindowAttention, build_channels_last_norm, pad_to_windows
+from .base import BaseBackbone, InitCfg, run_block
+
+GAZES = ('conv', 'attn', 'none')
+NO_WEIGHTS = (
+    'no weights of GG-Transformer were ever released: train it from scratch, or start from a '
+    'checkpoint of this package'
+)
+
+
+class PatchEmbed(nn.Module):
+    """Square patches side by side to tokens; an image that does not divide is zero-padded.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels of the tokens.
+        patch_size: Side of a patch, in pixels.
+        norm_cfg: Config of the norm behind it; ``None`` for no norm.
+    """
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, patch_size: int, norm_cfg: Optional[dict]
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
+        self.norm = build_channels_last_norm(norm_cfg, embed_dims) if norm_cfg else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image (B, C, H, W) -> map (B, ceil(H / patch), ceil(W / patch), embed_dims)."""
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        x = self.proj(x).permute(0, 2, 3, 1)
+        return x if self.norm is None else self.norm(x)
+
+
+class PatchMerging(nn.Module):
+    """Halve a map: join squares of 2x2 tokens, norm, project; odd sides are zero-padded.
+
+    The joined channels stand in the order of ``torch.nn.Unfold``, as in mmdet's Swin.
+
+    Args:
+        embed_dims: Channels C.
+        norm_cfg: Config of the norm.
+    """
+
+    def __init__(self, embed_dims: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.norm = build_channels_last_norm(norm_cfg, 4 * embed_dims)
+        self.reduction = nn.Linear(4 * embed_dims, 2 * embed_dims, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
+        x = pad_to_windows(x, (2, 2))
+        b, height, width, c = x.shape
+        x = x.view(b, height // 2, 2, width // 2, 2, c).permute(0, 1, 3, 5, 2, 4)
+        return self.reduction(self.norm(x.reshape(b, height // 2, width // 2, 4 * c)))
+
+
+class GGStage(nn.Module):
+    """Blocks of one resolution and the merging that follows.
+
+    Args:
+        blocks: The blocks.
+        downsample: Follows the blocks; ``None`` in the last stage.
+        with_cp: Recompute every block in the backward pass.
+    """
+
+    def __init__(
+        self, blocks: Sequence[Block], downsample: Optional[PatchMerging], with_cp: bool
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Map (B, H, W, C) -> the map after the blocks, and the input of the next stage."""
+        for block in self.blocks:
+            x = run_block(block, self.with_cp, x)
+        return x, x if self.downsample is None else self.downsample(x)
+
+
+@MODELS.register_module()
+class GGTransformer(BaseBackbone):
+    """Glance-and-Gaze Transformer.
+
+    Takes images of any size; maps have strides 4, 8, 16, 32 and sides ceil(side / stride).
+    Partitions span the whole map, so the features of an image change when a batch pads it.
+
+    Args:
+        arch: 'tiny' or 'small' (depth and width of Swin-T and Swin-S), or a dict with the
+            keys ``embed_dims`` (of stage 0, doubled from stage to stage), ``depths``,
+            ``num_heads``, ``mlp_ratio``, ``drop_path_rate``.
+        in_channels: Channels of the image.
+        partition_size: Side M of a partition in tokens; the dilation is ceil(side / M).
+        gaze: 'conv': depthwise convolution of the values. 'attn': no convolution; every
+            second block attends in local windows instead (paper, Table 4b). 'none': glance
+            only.
+        gaze_kernels: Side of the gaze convolution in each stage; (9, 5, 3, 3) is the paper's
+            adaptive choice, (3, 3, 3, 3) and (5, 5, 5, 5) are the fixed ones (Table 4a).
+        rel_pos_bias: Learned relative position bias, in units of the dilation. The paper does
+            not say; its settings are Swin's, which has it.
+        mask_padding: Hide padded tokens from real ones.
+        out_indices: Stages whose maps are returned; later ones are not built.
+        drop_rate: Dropout after the projections and in the MLPs.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the
+            first one. Default: that of the arch.
+        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
+        with_cp: Recompute every block in the backward pass to save memory.
+        norm_cfg: Config of all norms; they act on the last axis.
+        init_cfg: Initialisation; 'Pretrained' takes checkpoints of this package: no weights
+            were ever released.
+
+    Raises:
+        TypeError: For unknown arguments.
+        ValueError: For values out of range.
+
+    Example:
+        >>> import torch
+        >>> from gcvit_mm import GGTransformer
+        >>> model = GGTransformer('tiny').eval()
+        >>> [tuple(out.shape) for out in model(torch.zeros(1, 3, 65, 97))]
+        [(1, 96, 17, 25), (1, 192, 9, 13), (1, 384, 5, 7), (1, 768, 3, 4)]
+    """
+
+    arch_zoo = dict(
+        tiny=dict(
+            embed_dims=96,
+            depths=(2, 2, 6, 2),
+            num_heads=(3, 6, 12, 24),
+            mlp_ratio=4.0,
+            drop_path_rate=0.2,
+        ),
+        small=dict(
+            embed_dims=96,
+            depths=(2, 2, 18, 2),
+            num_heads=(3, 6, 12, 24),
+            mlp_ratio=4.0,
+            drop_path_rate=0.3,
+        ),
+    )
+    weights_note = NO_WEIGHTS
+
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'tiny',
+        in_channels: int = 3,
+        partition_size: int = 7,
+        gaze: str = 'conv',
+        gaze_kernels: Sequence[int] = (9, 5, 3, 3),
+        rel_pos_bias: bool = True,
+        mask_padding: bool = True,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: Optional[dict] = None,
+        init_cfg: InitCfg = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__(
+            arch=arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg or dict(type='LN', eps=1e-5),
+            init_cfg=init_cfg,
+            unknown=unknown,
+        )
+        if gaze not in GAZES:
+            raise ValueError(f'gaze must be one of {GAZES}, got {gaze!r}')
+        kernels = self.per_stage(gaze_kernels, 'gaze_kernels')
+        if any(kernel % 2 == 0 for kernel in kernels):
+            raise ValueError(f'gaze_kernels must be odd, got {kernels}')
+        settings = self.arch_settings
+        num_heads = self.per_stage(settings['num_heads'], 'num_heads')
+        embed_dims = [settings['embed_dims'] * 2**i for i in range(self.num_stages)]
+        drop_paths = self.drop_paths(drop_path_rate)
+
+        self.patch_embed = PatchEmbed(in_channels, embed_dims[0], 4, self.norm_cfg)
+        self.stages = nn.ModuleList()
+        for i in range(self.num_built_stages):
+            blocks: List[Block] = []
+            for j, drop_path in enumerate(drop_paths[i]):
+                attn = WindowAttention(
+                    embed_dims[i],
+                    num_heads[i],
+                    (partition_size, partition_size),
+                    rel_pos_bias=rel_pos_bias,
+                    mask_padding=mask_padding,
+                    dilated=gaze != 'attn' or j % 2 == 0,
+                    attn_drop_rate=attn_drop_rate,
+                    proj_drop_rate=drop_rate,
+                    v_kernel=kernels[i] if gaze == 'conv' else 0,
+                )
+                blocks.append(
+                    Block(
+                        attn,
+                        embed_dims[i],
+                        settings['mlp_ratio'],
+                        self.norm_cfg,
+                        drop_path,
+                        drop_rate,
+                    )
+                )
+            last = i == self.num_built_stages - 1
+            merging = None if last else PatchMerging(embed_dims[i], self.norm_cfg)
+            self.stages.append(GGStage(blocks, merging, with_cp))
+        self.finish(embed_dims)

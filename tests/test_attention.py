@@ -508,6 +508,21 @@ def test_each_image_is_attended_with_its_own_query():
     assert (changed[1] - out[1]).abs().amax(-1).min() > 1e-3
 
 
+@pytest.mark.parametrize('own_query', [True, False])
+@torch.no_grad()
+def test_convolution_of_the_values(own_query):
+    """It runs over the whole map, window borders and padding apart, and is added to the heads."""
+    layer = spread(WindowAttention(8, 2, (3, 3), own_query=own_query, v_kernel=3))
+    plain = WindowAttention(8, 2, (3, 3), own_query=own_query)
+    plain.load_state_dict({k: v for k, v in layer.state_dict().items() if 'v_conv' not in k})
+    x = torch.randn(2, 7, 8, 8)
+    query = None if own_query else torch.randn(2, 2, 9, 4)
+    values = layer.qkv(x)[..., -8:]
+    local = layer.v_conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    want = plain(x, query) + F.linear(local, layer.proj.weight)
+    torch.testing.assert_close(layer(x, query), want, atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_kept_bias_gives_the_same_output():
     """The second image in eval mode, with the bias kept, is treated like the first."""

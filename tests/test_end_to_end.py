@@ -220,17 +220,9 @@ def coco_options(shapes) -> list:
     """Where the shipped COCO configs find images here, and what makes them small."""
     options = [
         *SMALL_RCNN,
-        'model.backbone.init_cfg=None',
-        'model.backbone.arch=xxtiny',
-        'model.train_cfg.rcnn.0.sampler.num=16',
-        'model.train_cfg.rcnn.1.sampler.num=16',
-        'model.train_cfg.rcnn.2.sampler.num=16',
         'model.test_cfg.rcnn.score_thr=0.0',
         'train_cfg.max_epochs=1',
         'train_dataloader.dataset.indices=8',
-        'train_dataloader.dataset.pipeline.3.transforms.0.0.scales=[(96,160),(128,160)]',
-        'train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(96,160)]',
-        'train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(96,160)]',
         'val_dataloader.dataset.pipeline.1.scale=(160,96)',
         'test_dataloader.dataset.pipeline.1.scale=(160,96)',
     ]
@@ -241,10 +233,23 @@ def coco_options(shapes) -> list:
     return ['--data-root', shapes / 'coco', '--cfg-options', *options]
 
 
+SMALL_MULTI_SCALE = [
+    'train_dataloader.dataset.pipeline.3.transforms.0.0.scales=[(96,160),(128,160)]',
+    'train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(96,160)]',
+    'train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(96,160)]',
+]
+
+
 def test_shipped_cascade_runs(shapes, tmp_path):
     """cascade_gcvit_t_3x trains an epoch, evaluates with the COCO metric, and is tested."""
     config = 'configs/cascade_gcvit_t_3x.py'
-    options = coco_options(shapes)
+    options = [
+        *coco_options(shapes),
+        *SMALL_MULTI_SCALE,
+        'model.backbone.init_cfg=None',
+        'model.backbone.arch=xxtiny',
+        *[f'model.train_cfg.rcnn.{i}.sampler.num=16' for i in range(3)],
+    ]
     trained = run('train.py', config, '--work-dir', tmp_path, *options)
     assert 'coco/bbox_mAP_50:' in trained and 'coco/segm_mAP_50:' in trained
     assert re.search(r'Epoch\(train\)\s+\[1\]\[(\d+)/\1\]', trained)
@@ -252,30 +257,85 @@ def test_shipped_cascade_runs(shapes, tmp_path):
     assert 'coco/segm_mAP_50:' in tested
 
 
-def test_shipped_upernet_runs(shapes, tmp_path):
-    """upernet_gcvit_t_160k trains a few steps on ADE20K's layout and evaluates with mIoU."""
+def ade_options(shapes) -> list:
+    """Where the shipped ADE20K configs find images here, and what makes them small."""
     sample = SAMPLES / 'ade_sample/ADEChallengeData2016'
-    data = sample if sample.is_dir() else shapes / 'ade/ADEChallengeData2016'
-    config = 'configs/upernet_gcvit_t_160k.py'
-    options = [
+    return [
         '--data-root',
-        data,
+        sample if sample.is_dir() else shapes / 'ade/ADEChallengeData2016',
         '--cfg-options',
-        *iterations(2),
         'val_dataloader.num_workers=0',
         'val_dataloader.persistent_workers=False',
         'test_dataloader.num_workers=0',
         'test_dataloader.persistent_workers=False',
-        'model.backbone.init_cfg=None',
-        'model.backbone.arch=xxtiny',
-        'model.decode_head.channels=64',
         'model.data_preprocessor.size=(96,96)',
         'train_dataloader.dataset.pipeline.2.scale=(256,96)',
         'train_dataloader.dataset.pipeline.3.crop_size=(96,96)',
         'val_dataloader.dataset.pipeline.1.scale=(256,96)',
         'test_dataloader.dataset.pipeline.1.scale=(256,96)',
     ]
+
+
+def test_shipped_upernet_runs(shapes, tmp_path):
+    """upernet_gcvit_t_160k trains a few steps on ADE20K's layout and evaluates with mIoU."""
+    config = 'configs/upernet_gcvit_t_160k.py'
+    options = [
+        *ade_options(shapes),
+        *iterations(2),
+        'model.backbone.init_cfg=None',
+        'model.backbone.arch=xxtiny',
+        'model.decode_head.channels=64',
+    ]
     trained = run('train.py', config, '--work-dir', tmp_path, *options)
     assert list(losses(trained)) == [1, 2] and 'mIoU:' in trained
     tested = run('test.py', config, tmp_path / 'iter_2.pth', '--work-dir', tmp_path, *options)
     assert trained.split('aAcc: ')[-1].split()[0] == tested.split('aAcc: ')[-1].split()[0]
+
+
+@pytest.mark.parametrize('family', ['scalablevit', 'gg'])
+def test_other_families_detect(family, shapes, tmp_path):
+    """Their Mask R-CNN learns drawn shapes for a few steps, and is evaluated."""
+    output = run(
+        'train.py',
+        dict(scalablevit='configs/mask_scalablevit_s_3x.py', gg='configs/mask_gg_t_1x.py')[family],
+        '--work-dir',
+        tmp_path,
+        *coco_options(shapes),
+        *(SMALL_MULTI_SCALE if family == 'gg' else []),
+        *(
+            ['train_dataloader.dataset.pipeline.2.scale=[(160,96),(160,128)]']
+            if family == 'scalablevit'
+            else []
+        ),
+        'model.train_cfg.rcnn.sampler.num=16',
+        'param_scheduler.0.end=1',
+    )
+    assert 'coco/bbox_mAP_50:' in output and 'coco/segm_mAP_50:' in output
+    rows = re.findall(r'Epoch\(train\).*?\bloss: ([\d.]+)', output)
+    assert len(rows) == 4 and float(rows[-1]) < float(rows[0])
+
+
+@pytest.mark.parametrize(
+    'config', ['semfpn_scalablevit_s_80k', 'upernet_scalablevit_s_160k', 'upernet_gg_t_160k']
+)
+def test_other_families_segment(config, shapes, tmp_path):
+    """Their segmentors learn for a few steps, and are evaluated as their papers do."""
+    head = [] if config.startswith('semfpn') else ['model.decode_head.channels=64']
+    slide = ['model.test_cfg.crop_size=(64,64)', 'model.test_cfg.stride=(42,42)']
+    output = run(
+        'train.py',
+        f'configs/{config}.py',
+        '--work-dir',
+        tmp_path,
+        *ade_options(shapes),
+        *iterations(4),
+        *head,
+        *(slide if '_gg_' in config else []),
+        'train_dataloader.batch_size=2',
+        'optim_wrapper.optimizer.lr=0.0005',
+        'param_scheduler.0.begin=0',
+        *(['param_scheduler.0.end=1'] if 'upernet' in config else []),
+    )
+    curve = losses(output)
+    assert list(curve) == [1, 2, 3, 4] and curve[4] < curve[1]
+    assert 'mIoU:' in output

@@ -575,6 +575,7 @@ def test_checkpointing_after_frozen_stages(frozen_stages):
     loss_of(model(torch.randn(1, 3, 64, 64))).backward()
     frozen = 2 * frozen_stages
     assert list(calls.values()) == [1] * frozen + [2] * (8 - frozen)
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 # ---------------------------------------------------------------------- arguments
@@ -693,19 +694,21 @@ def test_query_pools():
     assert (a[2] - b[2]).abs().max() > 1e-3 and (a[3] - b[3]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize('pools, side', [(0, 7), (1, 14), (2, 28), (3, 56)])
 @torch.no_grad()
-def test_query_at_the_design_size_is_not_resized():
-    """56x56 pooled three times is 7x7: the maxima themselves, head by head."""
-    generator = fill(GCViT(arch(num_heads=(2, 2, 4, 8)))).eval().stages[0].query_generator
-    x = torch.randn(2, 56, 56, 16)
+def test_query_at_the_design_size_is_not_resized(pools, side):
+    """The first blocks are followed by a pooling; what is 7x7 then is taken head by head."""
+    model = fill(GCViT(arch(num_heads=(2, 2, 4, 8)), query_pools=(pools, 0, 0, 0))).eval()
+    generator = model.stages[0].query_generator
+    x = torch.randn(2, side, side, 16)
     y = x.permute(0, 3, 1, 2)
-    for block in generator.blocks:
-        y = nn.functional.max_pool2d(block(y), 3, 2, 1)
+    for i, block in enumerate(generator.blocks):
+        y = nn.functional.max_pool2d(block(y), 3, 2, 1) if i < pools else block(y)
     query = generator(x)
     assert query.shape == (2, 2, 49, 8)
     for head, token in itertools.product(range(2), range(49)):
         want = y[:, head * 8 : head * 8 + 8, token // 7, token % 7]
-        assert torch.equal(query[:, head, token], want)
+        torch.testing.assert_close(query[:, head, token], want, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

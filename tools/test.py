@@ -6,6 +6,7 @@ Examples:
 """
 
 import argparse
+import os.path as osp
 
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
@@ -39,6 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def paint_into(cfg: Config, folder: str) -> None:
     """Let the visualization hook of the config paint every prediction into a folder."""
+    folder = osp.abspath(folder)  # the hooks put a relative one below the work dir
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise UserError('--show-dir: this config has no default_hooks.visualization')

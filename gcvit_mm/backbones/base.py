@@ -3,8 +3,9 @@
 import copy
 import difflib
 import inspect
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
+import torch
 import torch.utils.checkpoint as cp
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -280,8 +281,14 @@ class BaseBackbone(BaseModule):
         return first, num_layers
 
 
-def run_block(block: Callable[..., Tensor], with_cp: bool, *args: Optional[Tensor]) -> Tensor:
-    """Call a block, recomputing it in the backward pass if ``with_cp``."""
-    if with_cp and any(a is not None and a.requires_grad for a in args):
-        return cp.checkpoint(block, *args, use_reentrant=False)
+def run_block(block: nn.Module, with_cp: bool, *args: Any) -> Tensor:
+    """Call a block, recomputing it in the backward pass if ``with_cp``.
+
+    A block that trains is recomputed even where its input needs no gradient (after a frozen
+    stage); a frozen block behind no gradient is not.
+    """
+    if with_cp and torch.is_grad_enabled():
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        if any(t.requires_grad for t in (*tensors, *block.parameters())):
+            return cp.checkpoint(block, *args, use_reentrant=False)
     return block(*args)

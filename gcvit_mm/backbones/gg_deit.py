@@ -124,7 +124,7 @@ class GGDeiTStage(nn.Module):
     def forward(self, x: Tensor, size: Tuple[int, int]) -> Tensor:
         """Tokens (B, N, C) and the size of their map -> (B, N, C)."""
         for block in self.blocks:
-            x = run_block(lambda tokens, block=block: block(tokens, size), self.with_cp, x)
+            x = run_block(block, self.with_cp, x, size)
         return x
 
 

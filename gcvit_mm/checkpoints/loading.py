@@ -126,6 +126,7 @@ def load_pretrained(
     """
     state = unwrap(read_checkpoint(checkpoint, trust_checkpoint), ema)
     if prefix:
+        prefix = prefix.rstrip('.') + '.'
         state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
         if not state:
             raise CheckpointError(f"checkpoint {checkpoint} has no keys that begin with '{prefix}'")
@@ -134,7 +135,10 @@ def load_pretrained(
     notes = _fit_tables(state, own, backbone) + _fit_stem(state, own, backbone)
 
     unused = [k for k in state if k not in own and _has_no_use(k, backbone)]
-    fresh = [k for k in own if k not in state and re.match(r'norm\d+\.', k)]
+    stored_norms = {k.partition('.')[0] for k in state if re.match(r'norm\d+\.', k)}
+    fresh = [
+        k for k in own if re.match(r'norm\d+\.', k) and k.partition('.')[0] not in stored_norms
+    ]
     problems = _problems(state, own, ignore=(*unused, *fresh))
     good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     name = f"{type(backbone).__name__}(arch='{backbone.arch}')"

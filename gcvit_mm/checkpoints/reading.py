@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 from mmengine.dist import barrier
+from mmengine.logging import HistoryBuffer
 
 from ..errors import CheckpointError
 
@@ -19,6 +20,8 @@ EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict')
 STATE_KEYS = ('state_dict', 'model')
 # Prefixes that training wrappers put before every key.
 WRAPPER_PREFIXES = ('module.', '_orig_mod.')
+# What mmengine's loss histories name of their class.
+HISTORY_METHODS = ('min', 'max', 'current', 'mean')
 
 
 def download(url: str) -> str:
@@ -78,10 +81,19 @@ def _safe_globals() -> ContextManager:
     try:  # what mmengine's own checkpoints hold
         from mmengine.runner.checkpoint import get_torch_safe_globals
 
-        allowed += get_torch_safe_globals()
+        # Not getattr itself: with it a file can reach any function.
+        allowed += [known for known in get_torch_safe_globals() if known is not getattr]
+        allowed.append((_method_of_history, 'builtins.getattr'))
     except ImportError:
         pass
     return torch.serialization.safe_globals(allowed)
+
+
+def _method_of_history(owner: Any, name: str) -> Any:
+    """Stand in for ``getattr`` in a checkpoint: mmengine's loss histories name their methods."""
+    if owner is not HistoryBuffer or name not in HISTORY_METHODS:
+        raise pickle.UnpicklingError(f'weights_only: an attribute of {owner} is asked for')
+    return getattr(owner, name)
 
 
 def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, Any]:
@@ -106,6 +118,11 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
                 'or is damaged): if you trust its origin, read it with trust_checkpoint=True'
             ) from error
         raise CheckpointError(f'checkpoint {path} is damaged: fetch it again') from error
+    except (ImportError, AttributeError) as error:  # only a trusted file looks for classes
+        raise CheckpointError(
+            f'checkpoint {path} holds an object of a class that is not here ({error}): install '
+            'its package, or save the weights alone where it is'
+        ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(
             f'checkpoint {path} is damaged or no checkpoint: fetch it again'
@@ -136,9 +153,12 @@ def unwrap(checkpoint: Dict[str, Any], ema: bool = False) -> Dict[str, torch.Ten
         raise CheckpointError(f'no averaged weights in the checkpoint (looked for {EMA_KEYS})')
     state = checkpoint if found is None else checkpoint[found]
     state = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
-    for prefix in WRAPPER_PREFIXES:
-        if any(k.startswith(prefix) for k in state):  # EMA buffers such as 'steps' lack it
-            state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    while True:  # wrappers may be nested in any order
+        prefix = next((p for p in WRAPPER_PREFIXES if any(k.startswith(p) for k in state)), None)
+        if prefix is None:
+            break
+        # EMA buffers such as 'steps' lack the prefix and go.
+        state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     if not state:
         raise CheckpointError('the checkpoint holds no weights')
     return state

@@ -122,8 +122,8 @@ class RelativePositionBias(nn.Module):
     (square) window is resized while it is loaded, by whatever route, see
     :func:`resize_bias_table`.
 
-    In eval mode without gradients the gathered bias is computed once and kept; it is dropped
-    by ``train()``, ``eval()``, by loading a state dict and by moving the module.
+    In eval mode without gradients the gathered bias is computed once and kept until the table
+    changes; ``train()``, ``eval()``, loading a state dict and moving the module drop it too.
 
     Args:
         window_size: Window ``(height, width)`` in tokens.
@@ -145,6 +145,7 @@ class RelativePositionBias(nn.Module):
         index = F.pad(relative_position_index(window_size), (0, -self.num_tokens % 8))
         self.register_buffer('index', index, persistent=False)
         self._cached: Optional[Tensor] = None
+        self._cached_for = (-1, -1)
 
     def forward(self, dtype: torch.dtype) -> Tensor:
         """Gather the bias.
@@ -155,15 +156,23 @@ class RelativePositionBias(nn.Module):
         Returns:
             Tensor (1, heads, N, N), N the number of tokens of a window.
         """
-        cached = self._cached
-        if cached is not None and cached.dtype == dtype and not torch.is_grad_enabled():
-            return cached
-        bias = self.relative_position_bias_table.to(dtype).t()[:, self.index.flatten()]
+        table, cached = self.relative_position_bias_table, self._cached
+        keep = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing())
+        if keep and cached is not None and cached.dtype == dtype:
+            # A compiled model cannot see the version; there train() and loading drop the bias.
+            if torch.compiler.is_compiling() or self._cached_for == self._table_version():
+                return cached
+        bias = table.to(dtype).t()[:, self.index.flatten()]
         bias = bias.view(1, self.num_heads, self.num_tokens, -1)[..., : self.num_tokens]
         keep = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing())
         if keep and not torch.compiler.is_compiling():
-            self._cached = bias
+            self._cached, self._cached_for = bias, self._table_version()
         return bias
+
+    def _table_version(self) -> Tuple[int, int]:
+        """What changes with the table, in place or by another tensor in its place."""
+        table = self.relative_position_bias_table
+        return (-1 if table.is_inference() else table._version), table.data_ptr()
 
     def train(self, mode: bool = True) -> 'RelativePositionBias':
         """Set the mode and drop the cached bias."""

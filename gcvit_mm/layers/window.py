@@ -36,7 +36,7 @@ def to_2tuple(value: Union[int, Sequence[int]], name: str = 'size') -> Size:
     Raises:
         ValueError: If it is neither a positive int nor a pair of positive ints.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
         raise ValueError(f'{name} must be a positive int or a pair of them, got {value!r}')
     return pair[0], pair[1]

@@ -5,9 +5,10 @@ Importing the package registers everything it offers in the root registries of m
 compiled mmcv ops nor mmdet, mmseg or mmpretrain.
 """
 
-from .backbones import GCViT, GGDeiT, GGTransformer, ScalableViT
+from .backbones import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
 from .engine import CheckedOptimWrapperConstructor
 from .errors import CheckpointError, UserError
+from .necks import GroupNeck
 from .version import __version__
 
 __all__ = [
@@ -16,6 +17,9 @@ __all__ = [
     'GCViT',
     'GGDeiT',
     'GGTransformer',
+    'GPViT',
+    'GPViTAdapter',
+    'GroupNeck',
     'ScalableViT',
     'UserError',
     '__version__',

@@ -10,6 +10,9 @@ from typing import Dict, List, Optional
 ROOT = Path(__file__).resolve().parents[1]
 # One thread a process: several of them share few cores.
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='')
+# Real images for tests, where they are.
+SAMPLES = ROOT.parent / 'shared' / 'data'
+SHAPE_CLASSES = "('circle','square','triangle','star','cross')"
 # Small heads: the code that runs is the same.
 SMALL_RCNN = [
     'train_dataloader.num_workers=0',
@@ -63,3 +66,58 @@ def losses(output: str) -> Dict[int, float]:
     """Losses by step from the log of an iteration-based training."""
     rows = re.findall(r'Iter\(train\)\s*\[\s*(\d+)/\d+\].*?\bloss: ([\d.]+)', output)
     return {int(step): float(loss) for step, loss in rows}
+
+
+def iterations(count: int) -> list:
+    """Options for a short run of an iteration-based config."""
+    return [
+        f'train_cfg.max_iters={count}',
+        f'train_cfg.val_interval={count}',
+        f'default_hooks.checkpoint.interval={count}',
+        'default_hooks.logger.interval=1',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+    ]
+
+
+def coco_options(shapes) -> list:
+    """Where the shipped COCO configs find images here, and what makes them small."""
+    options = [
+        *SMALL_RCNN,
+        'model.test_cfg.rcnn.score_thr=0.0',
+        'train_cfg.max_epochs=1',
+        'train_dataloader.dataset.indices=8',
+        'val_dataloader.dataset.pipeline.1.scale=(160,96)',
+        'test_dataloader.dataset.pipeline.1.scale=(160,96)',
+    ]
+    if (SAMPLES / 'coco_sample').is_dir():
+        return ['--data-root', SAMPLES / 'coco_sample', '--cfg-options', *options]
+    for loader in ('train', 'val', 'test'):
+        options.append(f'{loader}_dataloader.dataset.metainfo.classes={SHAPE_CLASSES}')
+    return ['--data-root', shapes / 'coco', '--cfg-options', *options]
+
+
+SMALL_MULTI_SCALE = [
+    'train_dataloader.dataset.pipeline.3.transforms.0.0.scales=[(96,160),(128,160)]',
+    'train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(96,160)]',
+    'train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(96,160)]',
+]
+
+
+def ade_options(shapes) -> list:
+    """Where the shipped ADE20K configs find images here, and what makes them small."""
+    sample = SAMPLES / 'ade_sample/ADEChallengeData2016'
+    return [
+        '--data-root',
+        sample if sample.is_dir() else shapes / 'ade/ADEChallengeData2016',
+        '--cfg-options',
+        'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.persistent_workers=False',
+        'model.data_preprocessor.size=(96,96)',
+        'train_dataloader.dataset.pipeline.2.scale=(256,96)',
+        'train_dataloader.dataset.pipeline.3.crop_size=(96,96)',
+        'val_dataloader.dataset.pipeline.1.scale=(256,96)',
+        'test_dataloader.dataset.pipeline.1.scale=(256,96)',
+    ]

@@ -13,28 +13,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import ROOT, SMALL_RCNN, losses, run, start
+from running import (
+    SMALL_MULTI_SCALE,
+    SMALL_RCNN,
+    ade_options,
+    coco_options,
+    iterations,
+    losses,
+    run,
+    start,
+)
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
 
-SAMPLES = ROOT.parent / 'shared' / 'data'
 DET = 'configs/mask_gcvit_xxt_shapes.py'
 SEG = 'configs/upernet_gcvit_xxt_shapes.py'
-SHAPE_CLASSES = "('circle','square','triangle','star','cross')"
-
-
-def iterations(count: int) -> list:
-    """Options for a short run of an iteration-based config."""
-    return [
-        f'train_cfg.max_iters={count}',
-        f'train_cfg.val_interval={count}',
-        f'default_hooks.checkpoint.interval={count}',
-        'default_hooks.logger.interval=1',
-        'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False',
-    ]
 
 
 @pytest.fixture(scope='module')
@@ -216,30 +211,6 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
     assert (tmp_path / 'iter_20.pth').exists()
 
 
-def coco_options(shapes) -> list:
-    """Where the shipped COCO configs find images here, and what makes them small."""
-    options = [
-        *SMALL_RCNN,
-        'model.test_cfg.rcnn.score_thr=0.0',
-        'train_cfg.max_epochs=1',
-        'train_dataloader.dataset.indices=8',
-        'val_dataloader.dataset.pipeline.1.scale=(160,96)',
-        'test_dataloader.dataset.pipeline.1.scale=(160,96)',
-    ]
-    if (SAMPLES / 'coco_sample').is_dir():
-        return ['--data-root', SAMPLES / 'coco_sample', '--cfg-options', *options]
-    for loader in ('train', 'val', 'test'):
-        options.append(f'{loader}_dataloader.dataset.metainfo.classes={SHAPE_CLASSES}')
-    return ['--data-root', shapes / 'coco', '--cfg-options', *options]
-
-
-SMALL_MULTI_SCALE = [
-    'train_dataloader.dataset.pipeline.3.transforms.0.0.scales=[(96,160),(128,160)]',
-    'train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(96,160)]',
-    'train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(96,160)]',
-]
-
-
 def test_shipped_cascade_runs(shapes, tmp_path):
     """cascade_gcvit_t_3x trains an epoch, evaluates with the COCO metric, and is tested."""
     config = 'configs/cascade_gcvit_t_3x.py'
@@ -257,25 +228,6 @@ def test_shipped_cascade_runs(shapes, tmp_path):
     assert 'coco/segm_mAP_50:' in tested
 
 
-def ade_options(shapes) -> list:
-    """Where the shipped ADE20K configs find images here, and what makes them small."""
-    sample = SAMPLES / 'ade_sample/ADEChallengeData2016'
-    return [
-        '--data-root',
-        sample if sample.is_dir() else shapes / 'ade/ADEChallengeData2016',
-        '--cfg-options',
-        'val_dataloader.num_workers=0',
-        'val_dataloader.persistent_workers=False',
-        'test_dataloader.num_workers=0',
-        'test_dataloader.persistent_workers=False',
-        'model.data_preprocessor.size=(96,96)',
-        'train_dataloader.dataset.pipeline.2.scale=(256,96)',
-        'train_dataloader.dataset.pipeline.3.crop_size=(96,96)',
-        'val_dataloader.dataset.pipeline.1.scale=(256,96)',
-        'test_dataloader.dataset.pipeline.1.scale=(256,96)',
-    ]
-
-
 def test_shipped_upernet_runs(shapes, tmp_path):
     """upernet_gcvit_t_160k trains a few steps on ADE20K's layout and evaluates with mIoU."""
     config = 'configs/upernet_gcvit_t_160k.py'
@@ -290,52 +242,3 @@ def test_shipped_upernet_runs(shapes, tmp_path):
     assert list(losses(trained)) == [1, 2] and 'mIoU:' in trained
     tested = run('test.py', config, tmp_path / 'iter_2.pth', '--work-dir', tmp_path, *options)
     assert trained.split('aAcc: ')[-1].split()[0] == tested.split('aAcc: ')[-1].split()[0]
-
-
-@pytest.mark.parametrize('family', ['scalablevit', 'gg'])
-def test_other_families_detect(family, shapes, tmp_path):
-    """Their Mask R-CNN learns drawn shapes for a few steps, and is evaluated."""
-    output = run(
-        'train.py',
-        dict(scalablevit='configs/mask_scalablevit_s_3x.py', gg='configs/mask_gg_t_1x.py')[family],
-        '--work-dir',
-        tmp_path,
-        *coco_options(shapes),
-        *(SMALL_MULTI_SCALE if family == 'gg' else []),
-        *(
-            ['train_dataloader.dataset.pipeline.2.scale=[(160,96),(160,128)]']
-            if family == 'scalablevit'
-            else []
-        ),
-        'model.train_cfg.rcnn.sampler.num=16',
-        'param_scheduler.0.end=1',
-    )
-    assert 'coco/bbox_mAP_50:' in output and 'coco/segm_mAP_50:' in output
-    rows = re.findall(r'Epoch\(train\).*?\bloss: ([\d.]+)', output)
-    assert len(rows) == 4 and float(rows[-1]) < float(rows[0])
-
-
-@pytest.mark.parametrize(
-    'config', ['semfpn_scalablevit_s_80k', 'upernet_scalablevit_s_160k', 'upernet_gg_t_160k']
-)
-def test_other_families_segment(config, shapes, tmp_path):
-    """Their segmentors learn for a few steps, and are evaluated as their papers do."""
-    head = [] if config.startswith('semfpn') else ['model.decode_head.channels=64']
-    slide = ['model.test_cfg.crop_size=(64,64)', 'model.test_cfg.stride=(42,42)']
-    output = run(
-        'train.py',
-        f'configs/{config}.py',
-        '--work-dir',
-        tmp_path,
-        *ade_options(shapes),
-        *iterations(4),
-        *head,
-        *(slide if '_gg_' in config else []),
-        'train_dataloader.batch_size=2',
-        'optim_wrapper.optimizer.lr=0.0005',
-        'param_scheduler.0.begin=0',
-        *(['param_scheduler.0.end=1'] if 'upernet' in config else []),
-    )
-    curve = losses(output)
-    assert list(curve) == [1, 2, 3, 4] and curve[4] < curve[1]
-    assert 'mIoU:' in output

@@ -44,6 +44,7 @@ class BaseBackbone(BaseModule):
 
     arch_zoo: Dict[str, Dict[str, Any]] = {}
     num_stages = 4
+    not_taken: Tuple[str, ...] = ()  # arguments of a parent class that a subclass refuses
     weights_note = ''  # said when a checkpoint cannot be had or does not fit
     stem_conv = 'patch_embed.proj'  # its weight is fitted to in_channels when loaded
 
@@ -78,9 +79,14 @@ class BaseBackbone(BaseModule):
     def _reject_unknown(cls, unknown: Dict[str, Any]) -> None:
         if not unknown:
             return
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != 'self']
-        name = next(iter(unknown))
+        known = [
+            p.name
+            for parent in cls.__mro__[: cls.__mro__.index(BaseBackbone)]
+            for p in inspect.signature(parent).parameters.values()
+            if p.kind is not p.VAR_KEYWORD and p.name not in ('self', *cls.not_taken)
+        ]
+        known = list(dict.fromkeys(known))
+        name = next((name for name in unknown if name not in known), '')
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean '{close[0]}'?)" if close else ''
         raise TypeError(
@@ -139,20 +145,25 @@ class BaseBackbone(BaseModule):
         """
         if rate is None:
             rate = self.arch_settings['drop_path_rate']
-        depths = self.per_stage(self.arch_settings['depths'], 'depths')
-        last = max(sum(depths) - 1, 1)
-        rates = iter([rate * k / last for k in range(sum(depths))])
-        return [[next(rates) for _ in range(depth)] for depth in depths]
+        last = max(sum(self.depths) - 1, 1)
+        rates = iter([rate * k / last for k in range(sum(self.depths))])
+        return [[next(rates) for _ in range(depth)] for depth in self.depths]
 
-    def finish(self, embed_dims: Sequence[int]) -> None:
+    @property
+    def depths(self) -> Tuple[int, ...]:
+        """Number of blocks of every stage."""
+        return self.per_stage(self.arch_settings['depths'], 'depths')
+
+    def finish(self, embed_dims: Sequence[int], norms: bool = True) -> None:
         """Add the output norms, initialise, freeze: the last step of a constructor.
 
         Args:
             embed_dims: Channels of each stage.
+            norms: Give every map that leaves its norm.
         """
         self.embed_dims = tuple(embed_dims)
         self.out_channels = tuple(embed_dims[i] for i in self.out_indices)
-        for i in self.out_indices:
+        for i in self.out_indices if norms else ():
             self.add_module(f'norm{i}', build_channels_last_norm(self.norm_cfg, embed_dims[i]))
         self.apply(self.init_module)
         self._freeze()
@@ -193,16 +204,16 @@ class BaseBackbone(BaseModule):
         for module in self._frozen_modules():
             module.eval()
             module.requires_grad_(False)
+        if self.frozen_stages >= 0:
+            for parameter in self.parameters(recurse=False):  # tokens belong to the stem
+                parameter.requires_grad_(False)
 
     def _frozen_modules(self) -> List[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        frozen = [self.patch_embed]
-        for i in range(self.frozen_stages):
-            frozen.append(self.stages[i])
-            if i in self.out_indices:
-                frozen.append(getattr(self, f'norm{i}'))
-        return frozen
+        names = ['patch_embed', 'pos_embed', *(f'norm{i}' for i in range(self.frozen_stages))]
+        frozen = [getattr(self, name) for name in names if hasattr(self, name)]
+        return [*frozen, *self.stages[: self.frozen_stages]]
 
     def train(self, mode: bool = True) -> 'BaseBackbone':
         """Set the mode; frozen parts stay in eval mode. Returns self."""
@@ -252,9 +263,9 @@ class BaseBackbone(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rates.
 
-        The stem is 0; blocks count from 1 over all stages; what a stage does before its
-        blocks belongs to its first block, what it does after them to its last; output norms
-        are the layer before the head.
+        The stem and embeddings are 0; blocks count from 1 over all stages; what a stage does
+        before its blocks belongs to its first block, what it does after them to its last; all
+        the rest (output norms, adapters) has the depth of the head.
 
         Args:
             param_name: Name of the parameter in the whole model.
@@ -263,14 +274,14 @@ class BaseBackbone(BaseModule):
         Returns:
             The depth and the number of layers, the head included.
         """
-        depths = self.arch_settings['depths'][: self.num_built_stages]
+        depths = self.depths[: self.num_built_stages]
         num_layers = sum(depths) + 2
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
         parts = param_name[len(prefix) :].split('.')
-        if parts[0] == 'patch_embed':
+        if parts[0] in ('patch_embed', 'pos_embed', 'cls_token'):
             return 0, num_layers
-        if parts[0] != 'stages':
+        if parts[0] not in ('stages', 'layers'):
             return num_layers - 1, num_layers
         stage = int(parts[1])
         first = sum(depths[:stage]) + 1

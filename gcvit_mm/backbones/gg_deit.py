@@ -13,7 +13,15 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from ..layers import Block, depthwise_conv, merge, pad_to_windows, padding_mask, partition
+from ..layers import (
+    Block,
+    PositionEmbedding,
+    depthwise_conv,
+    merge,
+    pad_to_windows,
+    padding_mask,
+    partition,
+)
 from ..layers.attention import attention
 from .base import BaseBackbone, InitCfg, run_block
 from .gg_transformer import NO_WEIGHTS, PatchEmbed
@@ -201,13 +209,10 @@ class GGDeiT(BaseBackbone):
         embed_dims = settings['embed_dims']
         self.out_type = out_type
         self.patch_embed = PatchEmbed(in_channels, embed_dims, 16, None)
-        side = -(-img_size // 16)
+        self.pos_embed = PositionEmbedding(embed_dims, -(-img_size // 16), int(with_cls_token))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if with_cls_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, int(with_cls_token) + side**2, embed_dims))
-        trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
-        self.pos_size = (side, side)
         self.pos_drop = nn.Dropout(drop_rate)
         drops: dict = dict(attn_drop_rate=attn_drop_rate, proj_drop_rate=drop_rate)
         blocks = [
@@ -244,7 +249,7 @@ class GGDeiT(BaseBackbone):
         x = x.flatten(1, 2)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
-        x = self.pos_drop(x + self._positions(size))
+        x = self.pos_drop(x + self.pos_embed(size))
         (stage,) = self.stages
         x = stage(x, size)
         x = self.norm0(x)
@@ -252,26 +257,3 @@ class GGDeiT(BaseBackbone):
             return (x[:, 0],)
         patches = x[:, x.shape[1] - size[0] * size[1] :]
         return (patches.transpose(1, 2).reshape(x.shape[0], -1, *size),)
-
-    def _positions(self, size: Tuple[int, int]) -> Tensor:
-        """Position embeddings for a map of ``size``, class token first."""
-        if size == self.pos_size:
-            return self.pos_embed
-        extra = self.pos_embed.shape[1] - self.pos_size[0] * self.pos_size[1]
-        grid = self.pos_embed[:, extra:].transpose(1, 2).reshape(1, -1, *self.pos_size)
-        grid = F.interpolate(grid, size, mode='bicubic', align_corners=False)
-        return torch.cat([self.pos_embed[:, :extra], grid.flatten(2).transpose(1, 2)], 1)
-
-    def _frozen_modules(self) -> list:
-        # the embeddings are parameters of the backbone itself and belong to the stem
-        if self.frozen_stages >= 0:
-            self.pos_embed.requires_grad_(False)
-            if self.cls_token is not None:
-                self.cls_token.requires_grad_(False)
-        return super()._frozen_modules()
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
-        """As the other families; the embeddings belong to the stem."""
-        depth, num_layers = super().get_layer_depth(param_name, prefix)
-        name = param_name[len(prefix) :]
-        return (0, num_layers) if name in ('cls_token', 'pos_embed') else (depth, num_layers)

@@ -5,11 +5,11 @@ from typing import Dict, Tuple
 from torch import Tensor
 
 from ..errors import CheckpointError
-from . import gcvit, scalablevit
+from . import gcvit, gpvit, scalablevit
 from .layout import Layout
 
-OURS = Layout('gcvit_mm', marks=(r'^patch_embed\.', r'^stages\.0\.blocks\.0\.'))
-LAYOUTS = (*gcvit.LAYOUTS, *scalablevit.LAYOUTS, OURS)
+OURS = Layout('gcvit_mm', marks=(r'^patch_embed\.', r'^(stages\.0\.blocks|layers)\.0\.'))
+LAYOUTS = (*gcvit.LAYOUTS, *scalablevit.LAYOUTS, *gpvit.LAYOUTS, OURS)
 BACKBONE = 'backbone.'
 
 
@@ -51,7 +51,7 @@ def split_state_dict(
     else:
         backbone, rest = dict(state_dict), {}
     layout = detect_layout(backbone)
-    converted = layout.convert(backbone)
+    converted, rest = layout.convert(backbone), layout.convert_rest(rest)
     rest.update({k: v for k, v in converted.items() if k.startswith('head.')})
     return {k: v for k, v in converted.items() if not k.startswith('head.')}, rest, layout
 

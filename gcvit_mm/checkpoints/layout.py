@@ -18,6 +18,8 @@ class Layout:
         marks: Regular expressions; each must match a key for the layout to be recognised.
         rules: Pairs of regular expression and replacement, applied to a key one after the
             other. Keys that then start with ``head.`` belong to the classifier.
+        rest_rules: The same for keys that are not the backbone's (necks, heads) in the file of a
+            whole model.
         drop: Regular expressions of keys without a use, such as index buffers.
         squeeze: Regular expressions (of our keys) of linear layers stored as 1x1 convolutions.
         licence: Said once when such weights are loaded.
@@ -26,6 +28,7 @@ class Layout:
     name: str
     marks: Sequence[str]
     rules: Rules = ()
+    rest_rules: Rules = ()
     drop: Sequence[str] = ()
     squeeze: Sequence[str] = ()
     licence: Optional[str] = None
@@ -40,9 +43,18 @@ class Layout:
         for key, value in state.items():
             if any(re.search(pattern, key) for pattern in self.drop):
                 continue
-            for pattern, replacement in self.rules:
-                key = re.sub(pattern, replacement, key)
+            key = _rename(key, self.rules)
             if value.ndim == 4 and any(re.search(pattern, key) for pattern in self.squeeze):
                 value = value[:, :, 0, 0]
             converted[key] = value
         return converted
+
+    def convert_rest(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Rename the keys of necks and heads in the file of a whole model."""
+        return {_rename(key, self.rest_rules): value for key, value in state.items()}
+
+
+def _rename(key: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key

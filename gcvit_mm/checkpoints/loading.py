@@ -8,12 +8,16 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..layers import resize_bias_table
+from ..layers import PositionEmbedding, RelativePositionBias
 from .convert import split_state_dict
 from .reading import read_checkpoint, unwrap
 
 if TYPE_CHECKING:
     from ..backbones.base import BaseBackbone
+
+# Parts of a backbone that a file may lack as a whole: a classifier has one output norm, and no
+# adapter.
+MAY_BE_NEW = r'(norm\d+|adapter)\.'
 
 _said: set = set()
 
@@ -31,31 +35,34 @@ def _names(keys: List[str], most: int = 4) -> str:
 
 def _has_no_use(key: str, backbone: 'BaseBackbone') -> bool:
     """Tell whether a key belongs to a part that this backbone leaves out by its arguments."""
-    match = re.match(r'(?:stages\.|norm)(\d+)\.', key)
+    match = re.match(r'(?:stages\.|layers\.|norm)(\d+)\.', key)
     if not match:
         return False
     stage = int(match[1])
     if key.startswith('norm'):
-        return stage not in backbone.out_indices
+        return not hasattr(backbone, f'norm{stage}')
     last = backbone.num_built_stages - 1
     return stage > last or (stage == last and '.downsample.' in key)
 
 
-def _fit_tables(state: Dict[str, Tensor], own: Dict[str, Tensor], model: nn.Module) -> List[str]:
-    """Resize bias tables in place to the windows of the model; return what was done."""
-    resized = 0
-    for key in state:
-        if not key.endswith('.relative_position_bias_table') or key not in own:
+def _fit_positions(state: Dict[str, Tensor], model: nn.Module) -> List[str]:
+    """Resize bias tables and position embeddings in place; return what was done."""
+    resized = {RelativePositionBias: 0, PositionEmbedding: 0}
+    for name, module in model.named_modules():
+        if not isinstance(module, (RelativePositionBias, PositionEmbedding)):
             continue
-        if state[key].shape == own[key].shape:
-            continue
-        module: Any = model.get_submodule(key.rpartition('.')[0])
-        try:
-            state[key] = resize_bias_table(state[key], module.window_size, module.num_heads)
-            resized += 1
-        except ValueError:
-            pass  # reported as a shape that differs
-    return [f'{resized} bias tables resized to the windows of the model'] if resized else []
+        key = f'{name}.{module.fitted}'
+        fitted = module.fit(state[key]) if key in state else None
+        if fitted is not None and fitted is not state[key]:
+            state[key] = fitted
+            resized[type(module)] += 1
+    notes = []
+    if resized[RelativePositionBias]:
+        count = resized[RelativePositionBias]
+        notes.append(f'{count} bias tables resized to the windows of the model')
+    if resized[PositionEmbedding]:
+        notes.append('position embeddings resized')
+    return notes
 
 
 def _fit_stem(
@@ -132,13 +139,11 @@ def load_pretrained(
             raise CheckpointError(f"checkpoint {checkpoint} has no keys that begin with '{prefix}'")
     state, rest, layout = split_state_dict(state)
     own = backbone.state_dict()
-    notes = _fit_tables(state, own, backbone) + _fit_stem(state, own, backbone)
+    notes = _fit_positions(state, backbone) + _fit_stem(state, own, backbone)
 
     unused = [k for k in state if k not in own and _has_no_use(k, backbone)]
-    stored_norms = {k.partition('.')[0] for k in state if re.match(r'norm\d+\.', k)}
-    fresh = [
-        k for k in own if re.match(r'norm\d+\.', k) and k.partition('.')[0] not in stored_norms
-    ]
+    stored_parts = {k.partition('.')[0] for k in state}
+    fresh = [k for k in own if re.match(MAY_BE_NEW, k) and k.partition('.')[0] not in stored_parts]
     problems = _problems(state, own, ignore=(*unused, *fresh))
     good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     name = f"{type(backbone).__name__}(arch='{backbone.arch}')"
@@ -192,7 +197,7 @@ def load_model(
     content = read_checkpoint(checkpoint, trust_checkpoint)
     state = unwrap(content)
     own = model.state_dict()
-    _fit_tables(state, own, model)
+    _fit_positions(state, model)
     problems = _problems(state, own)
     good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     if not good or (problems and not allow_partial):

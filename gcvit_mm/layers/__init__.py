@@ -1,24 +1,31 @@
 """Building blocks in plain torch that know no family."""
 
 from .attention import (
+    GlobalAttention,
     RelativePositionBias,
     WindowAttention,
     relative_position_index,
     resize_bias_table,
 )
 from .block import Block, build_channels_last_norm
-from .conv import MBConv, SqueezeExcite, depthwise_conv, halving_conv
+from .conv import MBConv, SqueezeExcite, convolve, depthwise_conv, halving_conv
+from .deform_attn import DeformableAttention
 from .mlp import Mlp
+from .position import PositionEmbedding
 from .window import merge, pad_to_windows, padded_size, padding_mask, partition, to_2tuple
 
 __all__ = [
     'Block',
+    'DeformableAttention',
+    'GlobalAttention',
     'MBConv',
     'Mlp',
+    'PositionEmbedding',
     'RelativePositionBias',
     'SqueezeExcite',
     'WindowAttention',
     'build_channels_last_norm',
+    'convolve',
     'depthwise_conv',
     'halving_conv',
     'merge',

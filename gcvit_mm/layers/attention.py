@@ -66,6 +66,16 @@ def attention(
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
 
 
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """Tokens (B, N, C) -> heads (B, heads, N, C / heads)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """Heads (B, heads, N, d) -> tokens (B, N, heads * d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
 def relative_position_index(size: Size) -> Tensor:
     """Row of the bias table for every pair of tokens of a window.
 
@@ -130,6 +140,7 @@ class RelativePositionBias(nn.Module):
         num_heads: Number of attention heads.
     """
 
+    fitted = 'relative_position_bias_table'  # resized when loaded, see fit()
     index: Tensor
 
     def __init__(self, window_size: Size, num_heads: int) -> None:
@@ -187,16 +198,43 @@ class RelativePositionBias(nn.Module):
         self._cached = None
         key = prefix + 'relative_position_bias_table'
         stored = state_dict.get(key)
-        if stored is not None and stored.shape != self.relative_position_bias_table.shape:
-            try:
-                state_dict[key] = resize_bias_table(stored, self.window_size, self.num_heads)
-            except ValueError:
-                pass  # not a table of this module: the caller reports the size mismatch
+        if stored is not None:
+            state_dict[key] = self.fit(stored)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def fit(self, stored: Tensor) -> Tensor:
+        """Resize a stored table to this module; return it as it is if it fits or cannot."""
+        if stored.shape == self.relative_position_bias_table.shape:
+            return stored
+        try:
+            return resize_bias_table(stored, self.window_size, self.num_heads)
+        except ValueError:
+            return stored  # whoever loads reports the size mismatch
 
     def extra_repr(self) -> str:
         """Show window and heads in ``print(model)``."""
         return f'window_size={self.window_size}, num_heads={self.num_heads}'
+
+
+class GlobalAttention(nn.Module):
+    """Plain attention among all tokens of a map.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor (B, ..., C) -> (B, ..., C)."""
+        qkv = self.qkv(x.flatten(1, -2)).chunk(3, -1)
+        q, k, v = (split_heads(t, self.num_heads) for t in qkv)
+        return self.proj(join_heads(attention(q, k, v))).view(x.shape)
 
 
 class WindowAttention(nn.Module):
@@ -217,6 +255,8 @@ class WindowAttention(nn.Module):
         rel_pos_bias: Add a learned relative position bias to the logits.
         mask_padding: Hide padded tokens from the real ones.
         dilated: Windows of equidistant instead of neighbouring tokens.
+        offset: Rows and columns by which the first windows begin before the map (shifted
+            windows); the padding there is always hidden.
         attn_drop_rate: Dropout of attention weights.
         proj_drop_rate: Dropout after the output projection.
         v_kernel: Side of a depthwise convolution over the values, whose result is added to
@@ -239,6 +279,7 @@ class WindowAttention(nn.Module):
         rel_pos_bias: bool = True,
         mask_padding: bool = False,
         dilated: bool = False,
+        offset: int = 0,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         v_kernel: int = 0,
@@ -255,6 +296,7 @@ class WindowAttention(nn.Module):
         self.own_query = own_query
         self.mask_padding = mask_padding
         self.dilated = dilated
+        self.offset = offset
         self.attn_drop_rate = attn_drop_rate
         # One matrix: rows in the order (query,) key, value, each head contiguous.
         projections = 3 if own_query else 2
@@ -283,6 +325,8 @@ class WindowAttention(nn.Module):
             raise ValueError(
                 'query must be given if and only if the layer was built with own_query=False'
             )
+        if self.offset:
+            x = F.pad(x, (0, 0, self.offset, 0, self.offset, 0))
         height, width = x.shape[1:3]
         x = pad_to_windows(x, self.window_size)
         hp, wp = x.shape[1:3]
@@ -294,7 +338,7 @@ class WindowAttention(nn.Module):
         if self.v_conv is not None:
             values = self._to_map(v, windows, hp, wp)[:, :height, :width]
             out = out[:, :height, :width] + self._convolve(self.v_conv, values)
-        return self.proj_drop(self.proj(out))[:, :height, :width]
+        return self.proj_drop(self.proj(out))[:, self.offset : height, self.offset : width]
 
     def _convolve(self, conv: nn.Module, values: Tensor) -> Tensor:
         """Run the convolution of the values on their map (B, H, W, C)."""
@@ -325,9 +369,11 @@ class WindowAttention(nn.Module):
 
     def _bias(self, q: Tensor, height: int, width: int, hp: int, wp: int) -> Optional[Tensor]:
         bias = None if self.rel_pos is None else self.rel_pos(q.dtype)
-        if not self.mask_padding or (hp, wp) == (height, width):
+        hidden = self.mask_padding and (hp, wp) != (height, width)
+        if not hidden and not self.offset:
             return bias
-        real = padding_mask(height, width, self.window_size, q.device, self.dilated)
+        size, offset = self.window_size, self.offset
+        real = padding_mask(height, width, size, q.device, self.dilated, offset)
         mask = q.new_zeros(real.shape).masked_fill_(~real, float('-inf'))
         mask = mask.repeat(q.shape[0] // real.shape[0], 1)[:, None, None, :]
         return mask.expand(-1, -1, q.shape[2], -1) if bias is None else bias + mask

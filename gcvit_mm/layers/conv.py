@@ -11,6 +11,11 @@ def depthwise_conv(embed_dims: int, kernel_size: int, bias: bool = True) -> nn.C
     )
 
 
+def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+    """Run a convolution on a channels-last map (B, H, W, C)."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class SqueezeExcite(nn.Module):
     """Channel gate from the mean over the map (no biases, GELU inside).
 

@@ -114,7 +114,12 @@ def merge(windows: Tensor, size: Size, height: int, width: int, dilated: bool = 
 
 
 def padding_mask(
-    height: int, width: int, size: Size, device: torch.device, dilated: bool = False
+    height: int,
+    width: int,
+    size: Size,
+    device: torch.device,
+    dilated: bool = False,
+    offset: int = 0,
 ) -> Tensor:
     """Tell which tokens of the windows of a padded map are real.
 
@@ -124,9 +129,11 @@ def padding_mask(
         size: Window ``(height, width)`` in tokens.
         device: Where to create the mask.
         dilated: As given to :func:`partition`.
+        offset: Rows and columns at the top and left that are padding too.
 
     Returns:
         Bool tensor (num_windows, size[0] * size[1]), ``True`` for real tokens.
     """
-    real = torch.ones(1, height, width, 1, dtype=torch.bool, device=device)
+    real = torch.ones(1, height - offset, width - offset, 1, dtype=torch.bool, device=device)
+    real = F.pad(real, (0, 0, offset, 0, offset, 0))
     return partition(pad_to_windows(real, size), size, dilated)[0, ..., 0]

@@ -1,0 +1,6 @@
+_base_ = './mask_gpvit_l1_1x.py'
+
+model = dict(
+    backbone=dict(arch='L4', drop_path_rate=0.2),
+    neck=dict(in_channels=[624] * 4),
+)

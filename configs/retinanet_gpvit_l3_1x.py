@@ -1,0 +1,6 @@
+_base_ = './retinanet_gpvit_l1_1x.py'
+
+model = dict(
+    backbone=dict(arch='L3', drop_path_rate=0.1),
+    neck=dict(in_channels=[432] * 3),
+)

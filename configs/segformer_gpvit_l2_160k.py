@@ -1,0 +1,6 @@
+_base_ = './segformer_gpvit_l1_160k.py'
+
+model = dict(
+    backbone=dict(arch='L2', drop_path_rate=0.1),
+    decode_head=dict(in_channels=[348] * 4),
+)

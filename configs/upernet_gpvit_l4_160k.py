@@ -1,0 +1,7 @@
+_base_ = './upernet_gpvit_l1_160k.py'
+
+model = dict(
+    backbone=dict(arch='L4', drop_path_rate=0.2),
+    decode_head=dict(in_channels=[624] * 4),
+    auxiliary_head=dict(in_channels=624),
+)

@@ -1,0 +1,370 @@
+"""GPViT, written from the paper (arXiv 2212.06795) and the released checkpoints' shapes.
+
+All layers work at stride 8. Most attend locally, inside stripes two tokens wide; some let group
+tokens collect from all tokens, talk to each other, and hand back. Sections and equations below are
+the paper's.
+"""
+
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import (
+    Block,
+    GlobalAttention,
+    PositionEmbedding,
+    WindowAttention,
+    convolve,
+    depthwise_conv,
+    merge,
+    pad_to_windows,
+    padding_mask,
+    partition,
+)
+from ..layers.attention import attention, join_heads, split_heads
+from .base import BaseBackbone, InitCfg, run_block
+from .group_propagation import PROPAGATIONS, GPBlock
+
+LOCAL_KINDS = ('lepe', 'window')
+GLOBAL_KINDS = ('gp', 'attention', 'conv', 'shift', 'none')
+WINDOW = (7, 7)  # of the square windows that the ablations compare with
+
+
+class PatchEmbed(nn.Module):
+    """Convolutional stem: stride 2, then patches of 4 x 4 of its map.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels of the tokens.
+        num_convs: 3x3 convolutions between the first and the patches.
+        norm_cfg: Config of the norms after the convolutions.
+    """
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, num_convs: int, norm_cfg: dict, hidden: int = 64
+    ) -> None:
+        super().__init__()
+
+        def conv(in_dims: int, kernel_size: int, stride: int) -> list:
+            pad = kernel_size // 2
+            return [
+                nn.Conv2d(in_dims, hidden, kernel_size, stride, pad, bias=False),
+                build_norm_layer(norm_cfg, hidden)[1],
+                nn.ReLU(inplace=True),
+            ]
+
+        self.stem = nn.Sequential(*conv(in_channels, 7, 2))
+        convs = [layer for _ in range(num_convs) for layer in conv(hidden, 3, 1)]
+        self.convs = nn.Sequential(*convs)
+        self.projection = nn.Conv2d(hidden, embed_dims, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image (B, in_channels, H, W) -> map (B, ceil(H / 8), ceil(W / 8), C)."""
+        x = self.convs(self.stem(x))
+        x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
+        return self.projection(x).permute(0, 2, 3, 1)
+
+
+class StripeAttention(nn.Module):
+    """Attention in vertical stripes for half of the channels, in horizontal ones for the rest.
+
+    A depthwise convolution over the values of each stripe (locally-enhanced positional encoding)
+    is added to what the attention gives. At odd sides the last stripe is narrower.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads of both halves together.
+        stripe: Width of a stripe in tokens.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, stripe: int = 2) -> None:
+        super().__init__()
+        if num_heads % 2 or embed_dims % num_heads:
+            raise ValueError(
+                f'num_heads ({num_heads}) must be even and divide embed_dims ({embed_dims})'
+            )
+        self.num_heads = num_heads // 2
+        self.stripe = stripe
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.v_convs = nn.ModuleList(depthwise_conv(embed_dims // 2, 3) for _ in range(2))
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) -> (B, H, W, C)."""
+        height, width = x.shape[1:3]
+        qkv = self.qkv(x).unflatten(-1, (3, 2, -1))
+        sizes = (height, self.stripe), (self.stripe, width)
+        halves = [
+            self._attend(qkv[..., i, :].flatten(3), size, self.v_convs[i])
+            for i, size in enumerate(sizes)
+        ]
+        return self.proj(torch.cat(halves, -1))
+
+    def _attend(self, qkv: Tensor, size: Tuple[int, int], v_conv: nn.Module) -> Tensor:
+        """Map (B, H, W, 3C') of queries, keys and values -> (B, H, W, C')."""
+        b, height, width, _ = qkv.shape
+        padded = pad_to_windows(qkv, size)
+        hp, wp = padded.shape[1:3]
+        windows = partition(padded, size)  # (B, nW, N, 3C')
+        num = windows.shape[1]
+        qkv_windows = windows.flatten(0, 1).chunk(3, -1)
+        q, k, v = (split_heads(t, self.num_heads) for t in qkv_windows)
+        mask = None
+        if (hp, wp) != (height, width):
+            hidden = ~padding_mask(height, width, size, q.device)
+            mask = q.new_zeros(hidden.shape).masked_fill_(hidden, float('-inf'))
+            mask = mask.repeat(b, 1)[:, None, None, :].expand(-1, -1, q.shape[2], -1)
+        out = join_heads(attention(q, k, v, mask))
+        out = out + convolve(v_conv, qkv_windows[2].unflatten(1, size)).flatten(1, 2)
+        return merge(out.unflatten(0, (b, num)), size, hp, wp)[:, :height, :width]
+
+
+class LocalBlock(Block):
+    """Stripe attention, MLP, and a depthwise convolution at the end (Section 3.3)."""
+
+    def __init__(self, attn: nn.Module, embed_dims: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(attn, embed_dims, *args, **kwargs)
+        self.dw = depthwise_conv(embed_dims, 3, bias=False)
+
+    def forward(self, x: Tensor, *attn_args: Any) -> Tensor:
+        """Map (B, H, W, C) -> (B, H, W, C)."""
+        return convolve(self.dw, super().forward(x, *attn_args))
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions with one residual, in place of a whole layer (Table 7)."""
+
+    def __init__(self, embed_dims: int, norm_cfg: dict, drop_path: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, bias=False)
+        self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(embed_dims, embed_dims, 3, padding=1)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) -> (B, H, W, C)."""
+        y = x.permute(0, 3, 1, 2)
+        y = self.conv2(self.act(self.norm(self.conv1(y))))
+        return x + self.drop_path(y.permute(0, 2, 3, 1))
+
+
+def _archs() -> dict:
+    usual = dict(
+        depth=12,
+        num_heads=12,
+        group_heads=6,
+        groups={1: 64, 4: 32, 7: 32, 10: 16},
+        mlp_ratio=4.0,
+        stripe=2,
+    )
+    return dict(
+        L1=dict(usual, embed_dims=216, stem_convs=0, drop_path_rate=0.2),
+        L2=dict(usual, embed_dims=348, stem_convs=1, drop_path_rate=0.2),
+        L3=dict(usual, embed_dims=432, stem_convs=1, drop_path_rate=0.3),
+        L4=dict(usual, embed_dims=624, stem_convs=2, drop_path_rate=0.3),
+    )
+
+
+@MODELS.register_module()
+class GPViT(BaseBackbone):
+    """GPViT: every map has stride 8.
+
+    Takes images of any size; maps have sides ceil(side / 8).
+
+    Args:
+        arch: 'L1' to 'L4' (paper, Table 1), or a dict with the keys ``embed_dims``, ``depth``,
+            ``num_heads`` (of local layers), ``group_heads``, ``groups`` (layer: number of group
+            tokens), ``mlp_ratio``, ``stripe`` (width in tokens), ``stem_convs``,
+            ``drop_path_rate``.
+        in_channels: Channels of the image.
+        img_size: Side of the image for which position embeddings are created; others are
+            resized (bicubic).
+        local_attn: Attention of the local layers: 'lepe' (stripes) or 'window' (7 x 7)
+            (Tables 6 and 7).
+        global_attn: What stands in the layers of ``groups``: 'gp', 'attention' (among all
+            tokens), 'conv', 'shift' (windows moved by three) or 'none' (a local layer)
+            (Table 7).
+        groups: Group tokens a layer instead of those of the arch: a dict, or as many numbers as
+            the arch has GP layers (Table 8).
+        propagation: Among group tokens: 'mixer', 'attention' or 'none' (Table 9).
+        out_indices: Layers whose maps are returned; later ones are not built.
+        drop_rate: Dropout after the embeddings and in the MLPs.
+        drop_path_rate: Stochastic depth of the last layer; it grows linearly from 0 at the
+            first one. Default: that of classification.
+        frozen_stages: -1 freezes nothing, 0 stem and embeddings, i those and the first i layers.
+        with_cp: Recompute every layer in the backward pass to save memory.
+        norm_cfg: Config of the norms of local layers and outputs; they act on the last axis.
+        group_norm_cfg: Config of the norms of tokens in GP layers.
+        conv_norm_cfg: Config of the norms of convolutions.
+        init_cfg: Initialisation; 'Pretrained' takes the authors' and our layout.
+
+    Raises:
+        TypeError: For unknown arguments.
+        ValueError: For values out of range.
+
+    Example:
+        >>> import torch
+        >>> from gcvit_mm import GPViT
+        >>> model = GPViT('L1', out_indices=(2, 5, 8, 11)).eval()
+        >>> [tuple(out.shape) for out in model(torch.zeros(1, 3, 65, 97))]
+        [(1, 216, 9, 13), (1, 216, 9, 13), (1, 216, 9, 13), (1, 216, 9, 13)]
+    """
+
+    arch_zoo = _archs()
+    stem_conv = 'patch_embed.stem.0'
+
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'L1',
+        in_channels: int = 3,
+        img_size: int = 224,
+        local_attn: str = 'lepe',
+        global_attn: str = 'gp',
+        groups: Union[Dict[int, int], Sequence[int], None] = None,
+        propagation: str = 'mixer',
+        out_indices: Sequence[int] = (-1,),
+        drop_rate: float = 0.0,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: Optional[dict] = None,
+        group_norm_cfg: Optional[dict] = None,
+        conv_norm_cfg: Optional[dict] = None,
+        init_cfg: InitCfg = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__(
+            arch=arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg or dict(type='LN', eps=1e-6),
+            init_cfg=init_cfg,
+            unknown=unknown,
+        )
+        for name, value, known in (
+            ('local_attn', local_attn, LOCAL_KINDS),
+            ('global_attn', global_attn, GLOBAL_KINDS),
+            ('propagation', propagation, PROPAGATIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}, got '{value}'")
+        self.group_norm_cfg = group_norm_cfg or dict(type='LN', eps=1e-5)
+        self.conv_norm_cfg = conv_norm_cfg or dict(type='BN')
+        settings = self.arch_settings
+        self.groups = self._resolve_groups(groups)
+        self.kinds = (local_attn, global_attn, propagation)
+        embed_dims = settings['embed_dims']
+        self.patch_embed = PatchEmbed(
+            in_channels, embed_dims, settings['stem_convs'], self.conv_norm_cfg
+        )
+        self.pos_embed = PositionEmbedding(embed_dims, -(-img_size // 8))
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.layers = nn.ModuleList(
+            self._build_layer(i, rates[0], drop_rate)
+            for i, rates in enumerate(self.drop_paths(drop_path_rate)[: self.num_built_stages])
+        )
+        self._finish_layers([embed_dims] * len(self.depths))
+
+    def _finish_layers(self, embed_dims: Sequence[int]) -> None:
+        self.finish(embed_dims)
+
+    @property
+    def num_stages(self) -> int:  # type: ignore[override]
+        """Number of layers: each can be frozen or give a map, as a stage of the other families."""
+        return self.arch_settings['depth']
+
+    @property
+    def depths(self) -> Tuple[int, ...]:
+        """One block a layer."""
+        return (1,) * self.num_stages
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The layers."""
+        return self.layers
+
+    def _resolve_groups(self, groups: Union[Dict[int, int], Sequence[int], None]) -> Dict[int, int]:
+        usual = {int(k): v for k, v in self.arch_settings['groups'].items()}
+        if groups is None:
+            return usual
+        if isinstance(groups, dict):
+            groups = {int(k): v for k, v in groups.items()}
+            if not all(0 <= k < self.num_stages for k in groups):
+                raise ValueError(f'groups must name layers 0..{self.num_stages - 1}, got {groups}')
+            return groups
+        if len(groups) != len(usual):
+            raise ValueError(
+                f'groups needs one number for each of the layers {list(usual)}, got {groups!r}'
+            )
+        return dict(zip(usual, groups))
+
+    def _build_layer(self, index: int, drop_path: float, drop_rate: float) -> nn.Module:
+        settings, norms = self.arch_settings, self.norm_cfg
+        local_attn, global_attn, propagation = self.kinds
+        embed_dims, mlp_ratio = settings['embed_dims'], settings['mlp_ratio']
+        num_heads = settings['num_heads']
+        if index in self.groups and global_attn == 'gp':
+            return GPBlock(
+                embed_dims,
+                self.groups[index],
+                settings['group_heads'],
+                mlp_ratio,
+                propagation,
+                self.group_norm_cfg,
+                self.conv_norm_cfg,
+                drop_path,
+                drop_rate,
+            )
+        kind = global_attn if index in self.groups and global_attn != 'none' else local_attn
+        if kind == 'conv':
+            return ConvBlock(embed_dims, self.conv_norm_cfg, drop_path)
+        rest = (embed_dims, mlp_ratio, norms, drop_path, drop_rate)
+        if kind == 'lepe':
+            attn: nn.Module = StripeAttention(embed_dims, num_heads, settings['stripe'])
+            return LocalBlock(attn, *rest)
+        if kind == 'attention':
+            return Block(GlobalAttention(embed_dims, num_heads), *rest)
+        # Windows moved by three begin four tokens before the map.
+        attn = WindowAttention(
+            embed_dims,
+            num_heads,
+            WINDOW,
+            rel_pos_bias=False,
+            mask_padding=True,
+            offset=4 if kind == 'shift' else 0,
+        )
+        return Block(attn, *rest)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images (B, in_channels, H, W) -> map (B, h, w, C) with its position embeddings."""
+        x = self.patch_embed(x)
+        return self.pos_drop(x + self.pos_embed(x.shape[1:3]).view(1, *x.shape[1:]))
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the maps of ``out_indices``.
+
+        Args:
+            x: Images (B, in_channels, H, W).
+
+        Returns:
+            For every layer of ``out_indices`` a map (B, C, ceil(H / 8), ceil(W / 8)).
+
+        Raises:
+            ValueError: If ``x`` has another number of dimensions or channels.
+        """
+        self.check_image(x)
+        x = self.embed(x)
+        outs = []
+        for i, layer in enumerate(self.layers):
+            x = run_block(layer, self.with_cp, x)
+            if i in self.out_indices:
+                outs.append(self.output(x, i))
+        return tuple(outs)

@@ -1,0 +1,165 @@
+"""Multi-scale deformable attention (arXiv 2010.04159), with or without mmcv's compiled op."""
+
+import importlib.util
+import math
+from typing import Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DEFORM_IMPLS = ('auto', 'mmcv', 'torch')
+Sizes = Sequence[Tuple[int, int]]
+
+
+def has_mmcv_op() -> bool:
+    """Tell whether mmcv's compiled operators can be imported."""
+    try:
+        return importlib.util.find_spec('mmcv._ext') is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def sample_torch(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of bilinear samples, in plain torch.
+
+    Args:
+        value: Values (B, N, heads, d) of all levels, level by level, each row by row.
+        sizes: ``(H, W)`` of every level; N is the sum of H * W.
+        locations: Points (B, Q, heads, levels, points, 2) as (x, y) in 0..1 of each level.
+        weights: Weights (B, Q, heads, levels, points).
+
+    Returns:
+        Tensor (B, Q, heads * d).
+    """
+    b, _, heads, d = value.shape
+    queries = locations.shape[1]
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, points, 2)
+    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, d, N)
+    samples = [
+        F.grid_sample(
+            part.unflatten(2, size),
+            grids[:, :, level],
+            mode='bilinear',
+            padding_mode='zeros',
+            align_corners=False,
+        )
+        for level, (part, size) in enumerate(zip(maps.split([h * w for h, w in sizes], 2), sizes))
+    ]
+    weights = weights.transpose(1, 2).reshape(b * heads, 1, queries, -1)
+    summed = (torch.cat(samples, -1) * weights).sum(-1)  # (B * heads, d, Q)
+    return summed.view(b, heads * d, queries).transpose(1, 2)
+
+
+def sample_mmcv(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The same by mmcv's CUDA op; arguments and result as :func:`sample_torch`."""
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    shapes = torch.tensor(sizes, dtype=torch.long, device=value.device)
+    starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
+    return MultiScaleDeformableAttnFunction.apply(
+        value.contiguous(),
+        shapes,
+        starts,
+        locations.contiguous(),
+        weights.contiguous(),
+        value.shape[0],
+    )
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention: every query samples a few learned points of each level.
+
+    Sampling runs in float32 (or float64), also where half precision is around it.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads; divides ``embed_dims``.
+        num_levels: Maps to sample from.
+        num_points: Points a head and level.
+        impl: 'mmcv' for its compiled op (CUDA only), 'torch' for plain torch, 'auto' for the
+            former where it can run.
+
+    Raises:
+        ValueError: If ``impl`` is unknown or ``embed_dims`` is no multiple of ``num_heads``.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int = 4,
+        impl: str = 'auto',
+    ) -> None:
+        super().__init__()
+        if impl not in DEFORM_IMPLS:
+            raise ValueError(f"deform_impl must be one of {DEFORM_IMPLS}, got '{impl}'")
+        if embed_dims % num_heads:
+            raise ValueError(
+                f'embed_dims ({embed_dims}) must be a multiple of num_heads ({num_heads})'
+            )
+        self.points = (num_heads, num_levels, num_points)
+        self.impl = impl
+        count = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dims, 2 * count)
+        self.attention_weights = nn.Linear(embed_dims, count)
+        self.value_proj = nn.Linear(embed_dims, embed_dims)
+        self.output_proj = nn.Linear(embed_dims, embed_dims)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start from points on rays, one ray a head, all weighted alike."""
+        heads, levels, points = self.points
+        angles = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
+        rays = torch.stack([angles.cos(), angles.sin()], -1)
+        rays = rays / rays.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, points + 1, dtype=torch.float32)
+        bias = rays[:, None, None] * steps[:, None]
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.expand(-1, levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, query: Tensor, reference: Tensor, feat: Tensor, sizes: Sizes) -> Tensor:
+        """Attend.
+
+        Args:
+            query: Queries (B, Q, C).
+            reference: Centres (Q, 2) of the points, as (x, y) in 0..1.
+            feat: Tokens (B, N, C) of all levels, level by level, each row by row.
+            sizes: ``(H, W)`` of every level.
+
+        Returns:
+            Tensor (B, Q, C).
+
+        Raises:
+            RuntimeError: If ``impl='mmcv'`` cannot run here.
+        """
+        heads, levels, points = self.points
+        value = self.value_proj(feat).unflatten(-1, (heads, -1))
+        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
+        weights = self.attention_weights(query).unflatten(-1, (heads, -1))
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        weights = weights.to(dtype).softmax(-1).unflatten(-1, (levels, points))
+        extent = torch.tensor([(w, h) for h, w in sizes], dtype=dtype, device=query.device)
+        centers = reference.to(dtype)[:, None, None, None]
+        locations = centers + offsets.to(dtype) / extent[:, None]
+        sample = sample_mmcv if self._use_mmcv(value) else sample_torch
+        out = sample(value.to(dtype), sizes, locations, weights)  # autocast leaves float32 alone
+        return self.output_proj(out.to(value.dtype))
+
+    def _use_mmcv(self, value: Tensor) -> bool:
+        if self.impl == 'torch':
+            return False
+        can = value.is_cuda and has_mmcv_op()
+        if self.impl == 'mmcv' and not can:
+            raise RuntimeError(
+                "deform_impl='mmcv' needs a GPU and mmcv with compiled operators: build mmcv for "
+                "this torch, or set deform_impl='auto'"
+            )
+        return can and not torch.compiler.is_compiling()

@@ -6,7 +6,7 @@ unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean clean-env
+.PHONY: help setup demo test lint docs clean clean-env
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -26,8 +26,12 @@ lint: setup ## check style and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
+docs: setup ## build the documentation into docs/_build/html
+	@$(PY) -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 clean: ## remove build outputs and caches, keep .venv
-	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 clean-env: ## remove .venv; the next setup makes it anew

@@ -34,7 +34,7 @@ class BuildWithMim(build_py):
 setup(
     name='gcvit_mm',
     version=re.search(r"__version__ = '(.+)'", read('gcvit_mm/version.py')).group(1),
-    description='Window-attention backbones for OpenMMLab: GC ViT, ScalableViT, GG-Transformer',
+    description='Backbones for OpenMMLab: GC ViT, ScalableViT, GG-Transformer, GPViT',
     long_description=read('README.md'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
@@ -60,6 +60,7 @@ setup(
             'mmpretrain>=1.2.0,<2.0',
         ],
         'test': ['hypothesis', 'mypy', 'pytest', 'ruff', 'tensorboard', 'timm'],
+        'docs': ['furo', 'myst-parser', 'sphinx', 'sphinx-copybutton'],
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
 # Makes .venv ready for the demo and the tests: torch, the OneDL fork of the OpenMMLab packages,
-# the test tools and this project (editable), all in the versions of constraints.txt.
+# the tools of tests and docs and this project (editable), all in the versions of constraints.txt.
 # Does nothing when .venv is ready, and goes on where an interrupted run stopped.
 #
 #   PYTHON=/path/to/python3.11   the Python to use (3.10, 3.11 or 3.12; default: the first found)
@@ -251,7 +251,8 @@ say "installing torch and the other packages (several GB on a machine with none 
 pip_install pip setuptools wheel ninja packaging || fail "pip could not install the build tools"
 pip_install torch torchvision || fail "pip could not install torch"
 pip_install onedl-mmengine onedl-mmdetection onedl-mmsegmentation onedl-mmpretrain \
-    pytest hypothesis timm ruff mypy tensorboard || fail "pip could not install the packages"
+    pytest hypothesis timm ruff mypy tensorboard sphinx myst-parser furo sphinx-copybutton ||
+    fail "pip could not install the packages"
 # opencv-python needs libGL, which servers lack; the headless build of the same module does not.
 "$py" -I -c 'import cv2' 2>/dev/null ||
     pip_install --force-reinstall --no-deps opencv-python-headless || fail "no usable OpenCV"

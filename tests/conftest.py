@@ -10,6 +10,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).resolve().parents[1]
 for folder in (ROOT, ROOT / 'tools'):
@@ -20,9 +21,10 @@ torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
-    """Let every test draw the same numbers, whatever ran before it."""
+def same_start() -> None:
+    """Let every test draw the same numbers and have no default scope, whatever ran before it."""
     torch.manual_seed(0)
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')

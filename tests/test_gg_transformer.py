@@ -239,6 +239,6 @@ def test_deit_outputs():
     (token,) = GGDeiT(out_type='cls_token').eval()(image)
     assert token.shape == (2, 192)
     model = GGDeiT(with_cls_token=False).eval()
-    assert model.pos_embed.shape == (1, 196, 192) and model.cls_token is None
+    assert model.pos_embed.weight.shape == (1, 196, 192) and model.cls_token is None
     assert model(image)[0].shape == (2, 192, 4, 5)
     assert isinstance(model.norm0, nn.LayerNorm)

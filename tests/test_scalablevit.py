@@ -68,12 +68,14 @@ def test_logits_of_the_release(small):
     unnormed.load_state_dict({k: state[f'backbone.norm3.{k}'] for k in ('weight', 'bias')})
     assert torch.equal(model.norm3.weight, unnormed.weight)
     hidden = F.linear(
-        feats.mean((2, 3)), state['head.layers.0.weight'], state['head.layers.0.bias']
+        feats.mean((2, 3)), state['head.layers.0.fc.weight'], state['head.layers.0.fc.bias']
     )
     hidden = F.layer_norm(
-        hidden, (4096,), state['head.layers.1.weight'], state['head.layers.1.bias'], 1e-6
+        hidden, (4096,), state['head.layers.0.norm.weight'], state['head.layers.0.norm.bias'], 1e-6
     )
-    logits = F.linear(F.gelu(hidden), state['head.layers.3.weight'], state['head.layers.3.bias'])
+    logits = F.linear(
+        F.gelu(hidden), state['head.layers.1.fc.weight'], state['head.layers.1.fc.bias']
+    )
     expected = torch.tensor(
         [[0.35711, 0.34462, 0.73266, -0.04868], [0.09637, 0.77233, 0.17562, 0.65530]]
     )

@@ -10,7 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gcvit_mm.engine import launch
-from gcvit_mm.engine.complexity import INPUT_SIZES, build_on_meta, count_macs, count_parameters
+from gcvit_mm.engine.complexity import (
+    INPUT_SIZES,
+    build_on_meta,
+    count_macs_both_ways,
+    count_parameters,
+)
 
 
 def main() -> None:
@@ -24,8 +29,7 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     size = tuple(args.shape or INPUT_SIZES.get(cfg.get('default_scope'), (224, 224)))
     model = build_on_meta(cfg)
-    macs = count_macs(model, size)
-    without = count_macs(model, size, attention=False)
+    macs, without = count_macs_both_ways(model, size)
     table = Table(title=f'{args.config} at {size[0]}x{size[1]}')
     table.add_column('part')
     table.add_column('GMACs', justify='right')

@@ -1,13 +1,14 @@
-"""Paint predictions into pictures: boxes and masks of detectors, label maps of segmentors.
+"""Paint predictions into pictures: boxes and masks, label maps, the class of a whole picture.
 
 Examples:
     python tools/predict.py configs/mask_gcvit_t_1x.py CHECKPOINT street.jpg --out-dir painted
+    python tools/predict.py ... --out-dir painted --attention 320,200  # where a pixel looks
 """
 
 import argparse
 import os
 import os.path as osp
-from typing import Any, List
+from typing import Any, List, Tuple
 
 import mmcv
 import torch
@@ -19,6 +20,8 @@ from rich.progress import track
 from gcvit_mm import UserError
 from gcvit_mm.checkpoints import load_model
 from gcvit_mm.engine import launch
+from gcvit_mm.visualization import Placement, attention_maps, find_blocks
+from gcvit_mm.visualization import paint as paint_maps
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,6 +33,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-dir', required=True, metavar='DIR', help='folder to paint into')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='least score of a painted box (0.3)'
+    )
+    parser.add_argument(
+        '--attention', metavar='X,Y', help='paint where this pixel of the picture looks, instead'
+    )
+    parser.add_argument(
+        '--layer',
+        nargs='+',
+        metavar='NAME',
+        help='with --attention: blocks of the backbone, e.g. stages.2.blocks.0; default: the last '
+        'one of each kind in each stage, and all with group tokens',
     )
     parser.add_argument('--device', help="e.g. 'cuda:1' or 'cpu'; default: a GPU if there is one")
     parser.add_argument(
@@ -57,6 +70,35 @@ def check_images(paths: List[str]) -> None:
         raise UserError(f'two images are called {twice}: they would overwrite each other')
 
 
+def parse_pixel(args: argparse.Namespace) -> Tuple[int, int]:
+    """Read and check --attention, before the model is built.
+
+    Raises:
+        UserError: If it is no pixel, one outside a picture, or two results have the same name.
+    """
+    x, _, y = args.attention.partition(',')
+    if not (x.strip().isdecimal() and y.strip().isdecimal()):
+        raise UserError(f"--attention: '{args.attention}' is no pixel: give X,Y, e.g. 320,200")
+    pixel = int(x), int(y)
+    for path in args.images:
+        height, width = mmcv.imread(path).shape[:2]
+        if pixel[0] >= width or pixel[1] >= height:
+            raise UserError(
+                f'--attention: pixel {args.attention} lies outside {path}: give X within '
+                f'0..{width - 1} and Y within 0..{height - 1}'
+            )
+    names = [attention_name(path) for path in args.images]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f'two images would be painted into {twice}: give them one by one')
+    return pixel
+
+
+def attention_name(path: str) -> str:
+    """Name of the picture of attention for a picture."""
+    return osp.splitext(osp.basename(path))[0] + '_attention.png'
+
+
 def test_pipeline(cfg: Config) -> Compose:
     """The test pipeline of the config, without what needs annotations."""
     steps = cfg.test_dataloader.dataset.pipeline
@@ -79,19 +121,53 @@ def paint(cfg: Config, model: Any, meta: dict, args: argparse.Namespace) -> None
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
     visualizer.dataset_meta = meta
     os.makedirs(args.out_dir, exist_ok=True)
-    options = dict(pred_score_thr=args.score_thr) if cfg.default_scope == 'mmdet' else {}
     for path in track(args.images, description='predicting'):
         data = pipeline(dict(img_path=path, img_id=0))
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([data]))[0]
-        visualizer.add_datasample(
-            osp.basename(path),
-            mmcv.imread(path, channel_order='rgb'),
+        picture = mmcv.imread(path, channel_order='rgb')
+        options: dict = dict(
             data_sample=sample.cpu(),
             draw_gt=False,
             out_file=osp.join(args.out_dir, osp.basename(path)),
-            **options,
         )
+        if cfg.default_scope == 'mmpretrain':
+            label = int(sample.pred_label)
+            name = meta['classes'][label] if meta.get('classes') else label
+            print(f'{path}: {name} {sample.pred_score[label]:.2f}')
+            if min(picture.shape[:2]) < 224:  # too small for the text
+                options['resize'] = 224
+            visualizer.visualize_cls(picture, **options)
+        else:
+            if cfg.default_scope == 'mmdet':
+                options['pred_score_thr'] = args.score_thr
+            visualizer.add_datasample(osp.basename(path), picture, **options)
+
+
+def paint_attention(
+    cfg: Config, model: Any, pixel: Tuple[int, int], args: argparse.Namespace
+) -> None:
+    """Paint where a pixel looks, picture by picture. Only the backbone runs, on the whole picture.
+
+    Raises:
+        UserError: If the test pipeline cuts the pixel off.
+    """
+    pipeline = test_pipeline(cfg)
+    os.makedirs(args.out_dir, exist_ok=True)
+    for path in track(args.images, description='painting'):
+        data = pseudo_collate([pipeline(dict(img_path=path, img_id=0))])
+        data = model.data_preprocessor(data, False)
+        placement = Placement.of(data['data_samples'][0].metainfo)
+        point = placement.to_image(*pixel)
+        if not placement.holds(*point):
+            raise UserError(
+                f'--attention: the test pipeline of {args.config} cuts pixel {args.attention} of '
+                f'{path} off: choose one nearer to the middle'
+            )
+        maps = attention_maps(model.backbone, data['inputs'], point, args.layer)
+        picture = mmcv.imread(path, channel_order='rgb')
+        out_file = osp.join(args.out_dir, attention_name(path))
+        paint_maps(picture, pixel, maps, placement, out_file)
 
 
 def main() -> None:
@@ -100,16 +176,25 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     launch.check_file(args.checkpoint, 'checkpoint')
     check_images(args.images)
-    if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
-        raise UserError(f'{args.config} is no config of a detector or segmentor')
+    if args.layer and not args.attention:
+        raise UserError('--layer: goes with --attention X,Y only')
+    pixel = parse_pixel(args) if args.attention else None
+    if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
+        raise UserError(f'{args.config} is no config of a detector, segmentor or classifier')
     device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     if device == 'cpu':
         cfg.launcher = 'none'
         launch.use_cpu(cfg)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
+    if pixel:
+        find_blocks(model.backbone, args.layer)
     meta = dataset_meta(cfg, load_model(model, args.checkpoint, False, args.trust_checkpoint))
-    paint(cfg, model.to(device).eval(), meta, args)
+    model = model.to(device).eval()
+    if pixel:
+        paint_attention(cfg, model, pixel, args)
+    else:
+        paint(cfg, model, meta, args)
     print(f'painted {len(args.images)} pictures into {args.out_dir}')
 
 

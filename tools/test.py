@@ -7,6 +7,7 @@ Examples:
 
 import argparse
 import os.path as osp
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
@@ -53,6 +54,12 @@ def paint_into(cfg: Config, folder: str) -> None:
         hook.update(enable=True, interval=1, out_dir=folder)
 
 
+def take_bgr(visualizer: Any) -> None:
+    """Let mmpretrain's visualizer, which expects RGB, take the BGR pictures of its own hook."""
+    paint = visualizer.visualize_cls
+    visualizer.visualize_cls = lambda image, **options: paint(image[..., ::-1], **options)
+
+
 def augment(cfg: Config) -> None:
     """Test on augmented images and average, as ``tta_model`` and ``tta_pipeline`` say."""
     for key in ('tta_model', 'tta_pipeline'):
@@ -78,6 +85,8 @@ def main() -> None:
     if args.tta:
         augment(cfg)
     runner = launch.build_runner(cfg)
+    if args.show_dir and cfg.default_scope == 'mmpretrain':
+        take_bgr(runner.visualizer)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)

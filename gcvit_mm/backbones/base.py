@@ -3,7 +3,9 @@
 import copy
 import difflib
 import inspect
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.utils.checkpoint as cp
@@ -46,7 +48,7 @@ class BaseBackbone(BaseModule):
     num_stages = 4
     not_taken: Tuple[str, ...] = ()  # arguments of a parent class that a subclass refuses
     weights_note = ''  # said when a checkpoint cannot be had or does not fit
-    stem_conv = 'patch_embed.proj'  # its weight is fitted to in_channels when loaded
+    stem_convs: Tuple[str, ...] = ('patch_embed.proj',)  # fitted to in_channels when loaded
 
     def __init__(
         self,
@@ -301,5 +303,28 @@ def run_block(block: nn.Module, with_cp: bool, *args: Any) -> Tensor:
     if with_cp and torch.is_grad_enabled():
         tensors = [a for a in args if isinstance(a, Tensor)]
         if any(t.requires_grad for t in (*tensors, *block.parameters())):
-            return cp.checkpoint(block, *args, use_reentrant=False)
+            contexts = partial(_forward_and_recompute, block)
+            return cp.checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
     return block(*args)
+
+
+def _forward_and_recompute(block: nn.Module) -> Tuple[ContextManager, ContextManager]:
+    return nullcontext(), _same_statistics(block)
+
+
+@contextmanager
+def _same_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep batch norms from counting a batch twice."""
+    kept = [
+        (m, m.momentum, m.num_batches_tracked.clone())
+        for m in block.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.num_batches_tracked is not None
+    ]
+    for norm, _, _ in kept:
+        norm.momentum = 0.0
+    try:
+        yield  # torch leaves by an exception once it has what it needs
+    finally:
+        for norm, momentum, count in kept:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]

@@ -84,9 +84,10 @@ class StripeAttention(nn.Module):
 
     def __init__(self, embed_dims: int, num_heads: int, stripe: int = 2) -> None:
         super().__init__()
-        if num_heads % 2 or embed_dims % num_heads:
+        if num_heads % 2 or embed_dims % num_heads or stripe < 1:
             raise ValueError(
-                f'num_heads ({num_heads}) must be even and divide embed_dims ({embed_dims})'
+                f'num_heads ({num_heads}) must be even and divide embed_dims ({embed_dims}), and '
+                f'stripe ({stripe}) be positive'
             )
         self.num_heads = num_heads // 2
         self.stripe = stripe
@@ -192,7 +193,7 @@ class GPViT(BaseBackbone):
             (Table 7).
         groups: Group tokens a layer instead of those of the arch: a dict, or as many numbers as
             the arch has GP layers (Table 8).
-        propagation: Among group tokens: 'mixer', 'attention' or 'none' (Table 9).
+        propagation: Among the group tokens of 'gp': 'mixer', 'attention' or 'none' (Table 9).
         out_indices: Layers whose maps are returned; later ones are not built.
         drop_rate: Dropout after the embeddings and in the MLPs.
         drop_path_rate: Stochastic depth of the last layer; it grows linearly from 0 at the
@@ -217,7 +218,7 @@ class GPViT(BaseBackbone):
     """
 
     arch_zoo = _archs()
-    stem_conv = 'patch_embed.stem.0'
+    stem_convs = ('patch_embed.stem.0', 'adapter.spm.stem.0')
 
     def __init__(
         self,
@@ -256,6 +257,8 @@ class GPViT(BaseBackbone):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {known}, got '{value}'")
+        if not isinstance(img_size, int) or img_size < 1:
+            raise ValueError(f'img_size must be the side of a square image, got {img_size!r}')
         self.group_norm_cfg = group_norm_cfg or dict(type='LN', eps=1e-5)
         self.conv_norm_cfg = conv_norm_cfg or dict(type='BN')
         settings = self.arch_settings
@@ -292,19 +295,23 @@ class GPViT(BaseBackbone):
         return self.layers
 
     def _resolve_groups(self, groups: Union[Dict[int, int], Sequence[int], None]) -> Dict[int, int]:
-        usual = {int(k): v for k, v in self.arch_settings['groups'].items()}
+        usual = self.arch_settings['groups']
         if groups is None:
-            return usual
-        if isinstance(groups, dict):
-            groups = {int(k): v for k, v in groups.items()}
-            if not all(0 <= k < self.num_stages for k in groups):
-                raise ValueError(f'groups must name layers 0..{self.num_stages - 1}, got {groups}')
-            return groups
-        if len(groups) != len(usual):
+            groups = usual
+        elif isinstance(groups, (list, tuple)) and len(groups) == len(usual):
+            groups = dict(zip(usual, groups))
+        if isinstance(groups, dict):  # a config that was written to a file has strings as keys
+            groups = {int(k) if str(k).isdecimal() else k: n for k, n in groups.items()}
+        valid = isinstance(groups, dict) and all(
+            layer in range(self.num_stages) and isinstance(count, int) and count > 0
+            for layer, count in groups.items()
+        )
+        if not valid:
             raise ValueError(
-                f'groups needs one number for each of the layers {list(usual)}, got {groups!r}'
+                f'groups must give a positive number of group tokens for some of the layers 0..'
+                f'{self.num_stages - 1}, or be {len(usual)} such numbers, got {groups!r}'
             )
-        return dict(zip(usual, groups))
+        return dict(groups)  # type: ignore[arg-type]
 
     def _build_layer(self, index: int, drop_path: float, drop_rate: float) -> nn.Module:
         settings, norms = self.arch_settings, self.norm_cfg

@@ -61,7 +61,7 @@ class GPViTAdapter(GPViT):
             self._reject_unknown(gpvit_args)
         super().__init__(arch, drop_path_rate=drop_path_rate, **gpvit_args)
         settings = self.arch_settings
-        if settings['depth'] % num_interactions:
+        if num_interactions < 1 or settings['depth'] % num_interactions:
             raise ValueError(
                 f"num_interactions must divide the arch's depth of {settings['depth']}, got "
                 f'{num_interactions}'

@@ -17,7 +17,7 @@ from ..layers import (
     convolve,
     depthwise_conv,
 )
-from ..layers.attention import attention, join_heads, split_heads
+from ..layers.attention import attention, check_heads, join_heads, split_heads
 
 PROPAGATIONS = ('mixer', 'attention', 'none')
 
@@ -36,6 +36,7 @@ class Grouping(nn.Module):
 
     def __init__(self, embed_dims: int, num_heads: int, norm_cfg: dict, bias: bool = True) -> None:
         super().__init__()
+        check_heads(embed_dims, num_heads)
         self.num_heads = num_heads
         self.norm_query = build_channels_last_norm(norm_cfg, embed_dims)
         self.norm_key = build_channels_last_norm(norm_cfg, embed_dims)
@@ -94,6 +95,7 @@ class Ungrouping(nn.Module):
 
     def __init__(self, embed_dims: int, num_heads: int, norm_cfg: dict) -> None:
         super().__init__()
+        check_heads(embed_dims, num_heads)
         self.num_heads = num_heads
         self.norm_query = build_channels_last_norm(norm_cfg, embed_dims)
         self.norm_key = build_channels_last_norm(norm_cfg, embed_dims)

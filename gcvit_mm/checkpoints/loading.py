@@ -73,13 +73,15 @@ def _fit_stem(
     The weights are averaged over the stored channels and repeated, scaled so that an image
     whose channels are all equal gives the same response.
     """
-    key = f'{backbone.stem_conv}.weight'
-    if key not in state or state[key].shape[1] == own[key].shape[1]:
-        return []
-    stored, channels = state[key].shape[1], own[key].shape[1]
-    mean = state[key].mean(1, keepdim=True) * stored / channels
-    state[key] = mean.repeat(1, channels, 1, 1)
-    return [f'{key} averaged over {stored} channels and repeated for {channels}']
+    notes = []
+    for key in (f'{name}.weight' for name in backbone.stem_convs):
+        if key not in state or key not in own or state[key].shape[1] == own[key].shape[1]:
+            continue
+        stored, channels = state[key].shape[1], own[key].shape[1]
+        mean = state[key].mean(1, keepdim=True) * stored / channels
+        state[key] = mean.repeat(1, channels, 1, 1)
+        notes.append(f'{key} averaged over {stored} channels and repeated for {channels}')
+    return notes
 
 
 def _problems(
@@ -160,7 +162,8 @@ def load_pretrained(
     left_out = len(unused) + len(rest)
     if left_out:
         notes.append(f'{left_out} of heads and unused stages left out')
-    loaded = f'loaded {len(good)} of {len(own)} weights of {name} from {checkpoint}'
+    wanted = len(own) - len(fresh)
+    loaded = f'loaded {len(good)} of {wanted} weights of {name} from {checkpoint}'
     print_log('; '.join([f'{loaded} ({layout.name} layout)', *notes]), logger='current')
     if problems:
         print_log(f'allow_partial: {"; ".join(problems)}', logger='current', level=logging.WARNING)

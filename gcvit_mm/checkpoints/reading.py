@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer
 from ..errors import CheckpointError
 
 # Wrappers around the weights, in the order in which they are looked for.
-EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict')
+EMA_KEYS = ('state_dict_ema', 'model_ema')
 STATE_KEYS = ('state_dict', 'model')
 # Prefixes that training wrappers put before every key.
 WRAPPER_PREFIXES = ('module.', '_orig_mod.')
@@ -148,6 +148,8 @@ def unwrap(checkpoint: Dict[str, Any], ema: bool = False) -> Dict[str, torch.Ten
         CheckpointError: If there are no weights, or no averaged ones where they are asked for.
     """
     keys = EMA_KEYS if ema else STATE_KEYS
+    if ema and 'ema_state_dict' in checkpoint:
+        keys = STATE_KEYS  # mmengine swaps them: the raw weights stand under that key
     found = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
     if ema and found is None:
         raise CheckpointError(f'no averaged weights in the checkpoint (looked for {EMA_KEYS})')

@@ -16,7 +16,9 @@ _RELEASED = Layout(
         (r'\.attn\.norm_act\.0\.', '.attn.norm.'),
         (r'^norm\.', 'norm3.'),
         (r'^head\.(weight|bias)$', r'head.fc.\1'),
-        (r'^head\.(\d)\.', r'head.layers.\1.'),
+        (r'^head\.0\.', 'head.layers.0.fc.'),
+        (r'^head\.1\.', 'head.layers.0.norm.'),
+        (r'^head\.3\.', 'head.layers.1.fc.'),
     ),
     licence=_LICENCE,
 )

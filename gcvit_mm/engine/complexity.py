@@ -43,7 +43,8 @@ def count_macs(
     interpolation are not, nor are auxiliary heads, which only train.
 
     Args:
-        model: Model on the meta device, from :func:`build_on_meta`.
+        model: Model on the meta device, from :func:`build_on_meta`, its parameters as they are
+            (torch runs layers without gradients by other operations).
         size: ``(height, width)`` of the image.
         num_boxes: Boxes that every box head of a two-stage detector sees.
         num_masks: Boxes that its mask head sees.
@@ -55,17 +56,23 @@ def count_macs(
     Raises:
         UserError: If the model has a head that this cannot run by itself.
     """
+    return count_macs_both_ways(model, size, num_boxes, num_masks)[0 if attention else 1]
+
+
+def count_macs_both_ways(
+    model: Any, size: Tuple[int, int], num_boxes: int = 1000, num_masks: int = 100
+) -> Tuple[Dict[str, float], Dict[str, float]]:
+    """As :func:`count_macs`, with the products of attention and without them, in one pass."""
     parts: Dict[str, float] = {}
+    without: Dict[str, float] = {}
 
     def run(name: str, function: Callable[..., Any], *args: Any) -> Any:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             out = function(*args)
-        flops = sum(
-            value
-            for operation, value in counter.get_flop_counts()['Global'].items()
-            if attention or operation not in ATTENTION_PRODUCTS
-        )
-        parts[name] = parts.get(name, 0.0) + flops / 2e9
+        counts = counter.get_flop_counts().get('Global', {})
+        products = sum(counts.get(operation, 0) for operation in ATTENTION_PRODUCTS)
+        parts[name] = parts.get(name, 0.0) + sum(counts.values()) / 2e9
+        without[name] = without.get(name, 0.0) + (sum(counts.values()) - products) / 2e9
         return out
 
     image = torch.zeros(1, 3, *size, device='meta')
@@ -81,6 +88,9 @@ def count_macs(
             rois = torch.zeros(boxes, extractor.out_channels, side, side, device='meta')
             for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
                 run(f'{name}_head', head, rois)
+    elif hasattr(model, 'encoder') and hasattr(model, 'decoder'):
+        name = type(model).__name__
+        raise UserError(f'{name}: how to count its encoder and decoder is not known')
     elif hasattr(model, 'bbox_head'):
         run('bbox_head', model.bbox_head, feats)
     elif hasattr(model, 'decode_head'):
@@ -89,8 +99,9 @@ def count_macs(
         run('head', model.head, feats)
     else:
         raise UserError(f'{type(model).__name__}: how to count its head is not known')
-    parts['total'] = sum(parts.values())
-    return parts
+    for counted in (parts, without):
+        counted['total'] = sum(counted.values())
+    return parts, without
 
 
 def _first(module: Any) -> Any:

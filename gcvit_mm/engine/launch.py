@@ -16,6 +16,8 @@ from ..checkpoints import local_path
 from ..errors import CheckpointError, UserError
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+# mmpretrain's data sets whose classes are the folders they lie in, unless a list is given.
+CLASS_FOLDER_DATASETS = ('ImageNet', 'CustomDataset')
 
 
 def run_tool(main: Callable[[], None]) -> None:
@@ -117,6 +119,7 @@ def use_cpu(cfg: Config) -> None:
     for node in _dicts(cfg._cfg_dict):
         if node.get('type') == 'SyncBN':
             node['type'] = 'BN'
+    cfg.pop('sync_bn', None)
     env_cfg = cfg.setdefault('env_cfg', {})
     env_cfg['dist_cfg'] = dict(backend='gloo')
     if cfg.launcher != 'none':
@@ -214,17 +217,46 @@ def check_data(cfg: Config, *loaders: str) -> None:
     """
     for loader in loaders:
         for node in _dicts(cfg.get(loader) or {}):
-            if 'data_prefix' not in node and 'ann_file' not in node:
+            if not {'data_prefix', 'ann_file', 'split'} & set(node):
                 continue
             root = node.get('data_root') or ''
-            paths = [node.get('ann_file'), *(node.get('data_prefix') or {}).values()]
-            for path in filter(None, paths):
+            prefix = node.get('data_prefix') or node.get('split') or {}
+            paths = [prefix] if isinstance(prefix, str) else list(prefix.values())
+            for path in filter(None, [node.get('ann_file'), *paths]):
                 path = osp.join(root, path)
                 if '://' not in path and not osp.exists(path):
                     raise UserError(
                         f'{loader}: {path} does not exist: put the data there (docs/data.md '
                         'says how it is laid out) or name its folder with --data-root'
                     )
+            if node.get('type') in CLASS_FOLDER_DATASETS and paths:
+                _check_class_folders(loader, node, osp.join(root, paths[0]))
+
+
+def _check_class_folders(loader: str, node: dict, folder: str) -> None:
+    """Check that a classification data set without a list has one folder for every class.
+
+    Raises:
+        UserError: If it has none, or another number than the config has classes.
+    """
+    split = str(node.get('split'))
+    listed = osp.join(node.get('data_root') or '', 'meta', f'{split}.txt')
+    unlabelled = split == 'test' or node.get('with_label') is False
+    if node.get('ann_file') or osp.exists(listed) or unlabelled or '://' in folder:
+        return
+    found = sum(entry.is_dir() for entry in os.scandir(folder))
+    classes = (node.get('metainfo') or {}).get('classes')
+    wanted = len(classes) if classes else {'ImageNet': 1000}.get(node['type'], found)
+    if not found:
+        raise UserError(
+            f'{loader}: {folder} has no class folders: sort its pictures into one folder a class '
+            '(docs/data.md says how)'
+        )
+    if found != wanted:
+        raise UserError(
+            f'{loader}: {folder} has {found} class folders, the config has {wanted} classes: '
+            'name the classes and their number in the config (docs/data.md says how)'
+        )
 
 
 def _dicts(node: Any) -> Iterator[dict]:

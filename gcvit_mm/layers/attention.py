@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from .conv import depthwise_conv
+from .recompute import RecomputedAttention
 from .window import Size, merge, pad_to_windows, padding_mask, partition
 
 
@@ -25,6 +26,11 @@ def _without_cudnn(device: torch.device) -> ContextManager:
     return sdpa_kernel(
         [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     )
+
+
+def _bias_learns(bias: Tensor) -> bool:
+    learns = bias.requires_grad and torch.is_grad_enabled()
+    return learns and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def attention(
@@ -61,9 +67,23 @@ def attention(
         return attention(q, k, v, bias, scale, dropout)[..., :e]
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
-    bias = bias.to(q.dtype).expand(q.shape[0], -1, -1, -1)
+    bias = bias.to(q.dtype)
+    shared = bias.shape == (1, *q.shape[1:3], k.shape[2])
+    if q.device.type == 'cpu' and shared and not dropout and _bias_learns(bias):
+        return RecomputedAttention.apply(q, k, v, bias, d**-0.5 if scale is None else scale)
+    bias = bias.expand(q.shape[0], -1, -1, -1)
     with _without_cudnn(q.device):
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
+
+
+def check_heads(embed_dims: int, num_heads: int) -> None:
+    """Check that channels divide among heads.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if num_heads < 1 or embed_dims % num_heads:
+        raise ValueError(f'embed_dims ({embed_dims}) must be a multiple of num_heads ({num_heads})')
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -226,6 +246,7 @@ class GlobalAttention(nn.Module):
 
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__()
+        check_heads(embed_dims, num_heads)
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
@@ -286,10 +307,7 @@ class WindowAttention(nn.Module):
         v_conv_in_windows: bool = False,
     ) -> None:
         super().__init__()
-        if embed_dims % num_heads:
-            raise ValueError(
-                f'embed_dims ({embed_dims}) must be a multiple of num_heads ({num_heads})'
-            )
+        check_heads(embed_dims, num_heads)
         self.num_heads = num_heads
         self.head_dims = embed_dims // num_heads
         self.window_size = window_size

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserError
+from .attention import check_heads
+
 DEFORM_IMPLS = ('auto', 'mmcv', 'torch')
 Sizes = Sequence[Tuple[int, int]]
 
@@ -95,10 +98,7 @@ class DeformableAttention(nn.Module):
         super().__init__()
         if impl not in DEFORM_IMPLS:
             raise ValueError(f"deform_impl must be one of {DEFORM_IMPLS}, got '{impl}'")
-        if embed_dims % num_heads:
-            raise ValueError(
-                f'embed_dims ({embed_dims}) must be a multiple of num_heads ({num_heads})'
-            )
+        check_heads(embed_dims, num_heads)
         self.points = (num_heads, num_levels, num_points)
         self.impl = impl
         count = num_heads * num_levels * num_points
@@ -138,7 +138,7 @@ class DeformableAttention(nn.Module):
             Tensor (B, Q, C).
 
         Raises:
-            RuntimeError: If ``impl='mmcv'`` cannot run here.
+            UserError: If ``impl='mmcv'`` cannot run here.
         """
         heads, levels, points = self.points
         value = self.value_proj(feat).unflatten(-1, (heads, -1))
@@ -158,7 +158,7 @@ class DeformableAttention(nn.Module):
             return False
         can = value.is_cuda and has_mmcv_op()
         if self.impl == 'mmcv' and not can:
-            raise RuntimeError(
+            raise UserError(
                 "deform_impl='mmcv' needs a GPU and mmcv with compiled operators: build mmcv for "
                 "this torch, or set deform_impl='auto'"
             )

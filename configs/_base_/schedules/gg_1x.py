@@ -1,4 +1,4 @@
-# The 1x recipe with Swin's shorter warm-up (the GG-Transformer paper gives 500 to 1000).
+# The 1x recipe with the warm-up of mmdet's Swin; the GG-Transformer paper gives none.
 _base_ = './adamw_1x.py'
 
 param_scheduler = [

@@ -1,0 +1,13 @@
+# ImageNet-1K at 512x512; test pictures are squashed to that size.
+_base_ = './imagenet.py'
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].scale = 512
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(512, 512), backend='pillow', interpolation='bicubic'),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=32, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

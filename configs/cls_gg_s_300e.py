@@ -1,0 +1,3 @@
+_base_ = './cls_gg_t_300e.py'
+
+model = dict(backbone=dict(arch='small'))

@@ -1,0 +1,3 @@
+_base_ = './cls_scalablevit_s_300e.py'
+
+model = dict(backbone=dict(arch='base'), head=dict(in_channels=768))

@@ -1,0 +1,6 @@
+"""Pictures of what backbones do; not imported with the package."""
+
+from .attention_maps import AttentionMap, attention_maps, find_blocks, group_map
+from .painting import Placement, paint
+
+__all__ = ['AttentionMap', 'Placement', 'attention_maps', 'find_blocks', 'group_map', 'paint']

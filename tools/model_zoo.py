@@ -1,0 +1,328 @@
+"""Count parameters and FLOPs of all configs, beside the papers' figures, into docs/model_zoo.md.
+
+Examples:
+    python tools/model_zoo.py
+    python tools/model_zoo.py --check
+    python tools/model_zoo.py mask_gg_t_1x upernet_gg_t_160k
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from mmengine.config import Config
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from gcvit_mm import UserError
+from gcvit_mm.engine import launch
+from gcvit_mm.engine.complexity import (
+    INPUT_SIZES,
+    build_on_meta,
+    count_macs_both_ways,
+    count_parameters,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+INDEX = ROOT / 'model-index.yml'
+DOCUMENT = ROOT / 'docs' / 'model_zoo.md'
+LIMITS = (2, 5)  # differences in % of parameters and FLOPs above which a sentence is needed
+# Data set: usual size, heading, and keys of the published results.
+DATA = {
+    'COCO 2017': ('800x1280', 'box AP / mask AP', ('box AP', 'mask AP')),
+    'ADE20K': ('512x2048', 'mIoU / multi-scale', ('mIoU', 'mIoU (multi-scale)')),
+    'ImageNet-1k': ('224x224', 'top-1', ('top-1',)),
+}
+INTRODUCTION = f"""\
+# Model zoo
+
+Written by `python tools/model_zoo.py` from `configs/` and `configs/metafiles/`.
+
+**Ours** is counted on the models as the configs build them. Parameters (M) are those of the whole
+model, auxiliary heads included. FLOPs (G) are multiply-accumulates of one image: convolutions,
+linear layers and the matrix products of attention; once with these products and once without, as
+some papers leave them out. Norms, activations, softmax, pooling, interpolation, the sampling of
+deformable attention and auxiliary heads are not counted. Two-stage detectors see 1000 boxes and
+100 masks. The FLOPs of DINO are not counted: its encoder and decoder do not run part by part.
+
+**Paper** is what the authors print, at the size of the title unless another stands there; ours are
+counted at the same. The count that the paper is compared with is in bold. A difference above
+{LIMITS[0]}% of the parameters or {LIMITS[1]}% of the FLOPs is explained below its table. AP, mIoU
+and accuracy are the authors': the last column says what was measured with this code.
+"""
+
+
+class Row(NamedTuple):
+    """One config: its entry in the metafiles and what was counted."""
+
+    name: str
+    entry: dict
+    schedule: str
+    size: str
+    parameters: float  # M
+    macs: float | None  # G, None where they are not counted
+    macs_without: float | None  # the same without the products of attention
+
+    @property
+    def published(self) -> dict:
+        """What the authors print."""
+        return self.entry['Published']
+
+    @property
+    def compared(self) -> float | None:
+        """The count that is made as the paper's."""
+        without = self.published.get('FLOPs leave out attention', False)
+        return self.macs_without if without else self.macs
+
+
+# ------------------------------------------------------------------- reading
+def read_entries(index: Path = INDEX) -> dict[str, dict]:
+    """Read the models of all metafiles by name.
+
+    Raises:
+        UserError: If a file is missing, or a name stands there twice.
+    """
+    entries = {}
+    try:
+        for file in yaml.safe_load(index.read_text())['Import']:
+            for entry in yaml.safe_load((index.parent / file).read_text())['Models']:
+                if entry['Name'] in entries:
+                    raise UserError(f'{file} has {entry["Name"]} again: keep one entry')
+                entries[entry['Name']] = entry
+    except OSError as error:
+        raise UserError(f'{error.filename} does not exist: see Import in {index}') from error
+    return entries
+
+
+def find_leaves(names: list[str], entries: dict, folder: Path = ROOT / 'configs') -> list[Path]:
+    """Return the configs of the given names, or all but the demo's, in the order of the entries.
+
+    Raises:
+        UserError: If there is no such config, or no entry for one.
+    """
+    leaves = {path.stem: path for path in folder.glob('*.py')}
+    for name in names:
+        if name not in leaves:
+            close = difflib.get_close_matches(name, leaves, n=1, cutoff=0.4)
+            hint = f'did you mean {close[0]}?' if close else f'give the name of a file in {folder}'
+            raise UserError(f'there is no config {name}: {hint}')
+    wanted = names or [name for name in leaves if not name.endswith('_shapes')]
+    missing = sorted(set(wanted) - set(entries))
+    if missing:
+        raise UserError(f'{", ".join(missing)}: no entry in configs/metafiles; add one')
+    return [leaves[name] for name in entries if name in wanted]
+
+
+# ------------------------------------------------------------------ counting
+def identify(cfg: Config, size: str) -> str:
+    """Return what configs share that have the same model at the same size."""
+    model = cfg.model.to_dict()
+    for key in ('drop_path_rate', 'init_cfg'):
+        model['backbone'].pop(key, None)
+    return json.dumps([model, size], sort_keys=True, default=str)
+
+
+def count(cfg: Config, size: str) -> tuple:
+    """Return parameters in M, and GMACs with and without the products of attention."""
+    model = build_on_meta(cfg)
+    parameters = count_parameters(model) / 1e6
+    if hasattr(model, 'encoder'):  # DINO: its encoder and decoder cannot be run part by part
+        return parameters, None, None
+    height, width = map(int, size.split('x'))
+    macs, without = count_macs_both_ways(model, (height, width))
+    return parameters, macs['total'], without['total']
+
+
+def schedule_of(cfg: Config) -> str:
+    """Return the length of the training."""
+    if 'max_iters' in cfg.train_cfg:
+        return f'{cfg.train_cfg.max_iters // 1000}k iterations'
+    return f'{cfg.train_cfg.max_epochs} epochs'
+
+
+def build_rows(names: list[str], entries: dict) -> list[Row]:
+    """Count the configs of the given names, or all; equal models are counted once."""
+    rows, counted = [], {}
+    leaves = find_leaves(names, entries)
+    for path in track(leaves, 'counting', console=Console(stderr=True), transient=True):
+        cfg, entry = Config.fromfile(path), entries[path.stem]
+        usual = '{}x{}'.format(*INPUT_SIZES[cfg.default_scope])
+        size = entry['Published'].get('FLOPs at', usual)
+        key = identify(cfg, size)
+        if key not in counted:
+            counted[key] = count(cfg, size)
+        rows.append(Row(path.stem, entry, schedule_of(cfg), size, *counted[key]))
+    return rows
+
+
+def difference(ours: float | None, paper: float | None) -> float | None:
+    """Return the difference in percent of the paper's figure."""
+    return None if ours is None or paper is None else 100 * (ours - paper) / paper
+
+
+def differences(row: Row) -> tuple:
+    """Return the differences of parameters and of FLOPs in percent."""
+    return (
+        difference(row.parameters, row.published.get('Parameters (M)')),
+        difference(row.compared, row.published.get('FLOPs (G)')),
+    )
+
+
+def is_far(row: Row) -> bool:
+    """Whether a difference is above its limit."""
+    pairs = zip(differences(row), LIMITS)
+    return any(value is not None and abs(value) > limit for value, limit in pairs)
+
+
+def check_notes(rows: list[Row]) -> None:
+    """Check that every large difference is explained.
+
+    Raises:
+        UserError: If some are not.
+    """
+    names = [row.name for row in rows if is_far(row) and not row.published.get('Note')]
+    if names:
+        raise UserError(
+            f'{", ".join(names)}: more than {LIMITS[0]}% of the parameters or {LIMITS[1]}% of the '
+            'FLOPs away from the paper; explain it in Note of configs/metafiles'
+        )
+
+
+# ------------------------------------------------------------------- writing
+def header(data: str) -> list[str]:
+    """Return the names of the columns for one data set."""
+    return [
+        'config',
+        'schedule',
+        'parameters (M), ours',
+        'paper',
+        'difference',
+        'FLOPs (G), ours',
+        'without attention products',
+        'paper',
+        'difference',
+        f'paper: {DATA[data][1]}',
+        'measured here',
+    ]
+
+
+def cells(row: Row) -> list[str]:
+    """Return the columns of a row."""
+    data = row.entry['Metadata']['Training Data']
+    usual, _, metrics = DATA[data]
+    flops = str(row.published.get('FLOPs (G)', '-'))
+    if row.size != usual and row.macs is not None:
+        flops += f' at {row.size}'
+    ours = [
+        f'**{_giga(value)}**' if value == row.compared and flops[0] != '-' else _giga(value)
+        for value in (row.macs, row.macs_without)
+    ]
+    parameters, macs = map(_percent, differences(row))
+    measured = [str(result['Metrics']) for result in row.entry.get('Results', [])]
+    return [
+        f'`{row.name}`',
+        row.schedule,
+        f'{row.parameters:.2f}',
+        str(row.published.get('Parameters (M)', '-')),
+        parameters,
+        *ours,
+        flops,
+        macs,
+        ' / '.join(str(row.published[key]) for key in metrics if key in row.published) or '-',
+        ', '.join(measured) or 'no',
+    ]
+
+
+def _giga(value: float | None) -> str:
+    if value is None:
+        return 'not counted'
+    return f'{value:.1f}' if value >= 100 else f'{value:.2f}'
+
+
+def _percent(value: float | None) -> str:
+    return '-' if value is None else f'{round(value, 1) + 0.0:+.1f}%'  # + 0.0: no -0.0
+
+
+def document(rows: list[Row]) -> str:
+    """Return the page: a section a family, a table a data set, remarks below."""
+    lines = [INTRODUCTION]
+    for family in dict.fromkeys(row.entry['In Collection'] for row in rows):
+        lines += [f'## {family}', '']
+        for data, (usual, _, _) in DATA.items():
+            table = [
+                row
+                for row in rows
+                if (row.entry['In Collection'], row.entry['Metadata']['Training Data'])
+                == (family, data)
+            ]
+            if not table:
+                continue
+            titles = header(data)
+            lines += [f'### {family}, {data}: FLOPs at {usual}', '']
+            lines += [_line(titles), _line(['---', '---'] + ['--:'] * (len(titles) - 3) + ['---'])]
+            lines += [_line(cells(row)) for row in table]
+            lines += ['', *_remarks(table)]
+    return '\n'.join(lines).rstrip() + '\n'
+
+
+def _line(values: list[str]) -> str:
+    return f'| {" | ".join(values)} |'
+
+
+def _remarks(rows: list[Row]) -> list[str]:
+    """Return notes and sources, each once, with the configs that they belong to."""
+    lines = []
+    for key, title in (('Note', 'Differences'), ('Source', 'Where the figures stand')):
+        names: dict[str, list[str]] = {}
+        for row in rows:
+            if key in row.published:
+                names.setdefault(row.published[key], []).append(f'`{row.name}`')
+        if names:
+            lines += [f'{title}:', '']
+            lines += [f'- {", ".join(which)}: {text}' for text, which in names.items()] + ['']
+    return lines
+
+
+def print_rows(rows: list[Row]) -> None:
+    """Print the columns of each config below one another: a terminal is not wide enough."""
+    for row in rows:
+        table = Table(title=f'{row.name}, FLOPs at {row.size}', box=box.SIMPLE, show_header=False)
+        titles = header(row.entry['Metadata']['Training Data'])
+        for title, value in list(zip(titles, cells(row)))[1:]:
+            table.add_row(title, value.strip('*'))
+        for key in ('Note', 'Source'):
+            if key in row.published:
+                table.add_row(key.lower(), row.published[key])
+        Console().print(table)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Count, and write, check or print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('names', nargs='*', help='print these configs and write nothing')
+    parser.add_argument(
+        '--check', action='store_true', help='only say whether docs/model_zoo.md is up to date'
+    )
+    args = parser.parse_args(argv)
+    rows = build_rows([Path(name).stem for name in args.names], read_entries())
+    check_notes(rows)
+    if args.names:
+        print_rows(rows)
+    elif not args.check:
+        DOCUMENT.write_text(document(rows))
+        print(f'wrote {DOCUMENT}: {len(rows)} configs')
+    elif not DOCUMENT.exists() or DOCUMENT.read_text() != document(rows):
+        raise UserError('docs/model_zoo.md is out of date: run python tools/model_zoo.py')
+
+
+if __name__ == '__main__':
+    logging.disable(logging.WARNING)  # mmengine tells of every change of scope
+    launch.run_tool(main)

@@ -18,8 +18,8 @@ setup: ## make .venv ready (needs Python 3.10-3.12 and a C++ compiler; about 15 
 demo: setup ## run the demo (on the CPU when the mmcv operators are built for the CPU only)
 	@if [ -e .venv/cpu_ops ]; then export CUDA_VISIBLE_DEVICES=; fi; bash tools/demo.sh
 
-test: setup ## run the tests; make test ARGS='-k name' runs some of them
-	@$(PY) -m pytest $(ARGS)
+test: setup ## run the tests on all cores; make test ARGS='-k name' runs some of them
+	@$(PY) -m pytest -n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup ## check style and types
 	@$(PY) -m ruff check .

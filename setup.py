@@ -59,7 +59,7 @@ setup(
             'mmsegmentation>=1.2.2,<2.0',
             'mmpretrain>=1.2.0,<2.0',
         ],
-        'test': ['hypothesis', 'mypy', 'pytest', 'ruff', 'tensorboard', 'timm'],
+        'test': ['hypothesis', 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'tensorboard', 'timm'],
         'docs': ['furo', 'myst-parser', 'sphinx', 'sphinx-copybutton'],
     },
     cmdclass={'build_py': BuildWithMim},

@@ -17,7 +17,7 @@ for folder in (ROOT, ROOT / 'tools'):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 
 
 @pytest.fixture(autouse=True)

@@ -131,7 +131,9 @@ def log():
 
     class Keep(logging.Handler):
         def emit(self, record):
-            records.append((record.levelname, record.getMessage()))
+            # not its levelname: other packages rename the levels
+            names = {logging.INFO: 'INFO', logging.WARNING: 'WARNING'}
+            records.append((names.get(record.levelno), record.getMessage()))
 
     logger, handler = MMLogger.get_current_instance(), Keep()
     logger.addHandler(handler)

@@ -21,7 +21,8 @@ class RecomputedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
         """Arguments as :func:`gcvit_mm.layers.attention.attention` has; bias (1, heads, N, M)."""
-        mask = bias.expand(q.shape[0], -1, -1, -1)
+        # detached: torch leaves its fused kernel where a mask needs a gradient
+        mask = bias.detach().expand(q.shape[0], -1, -1, -1)
         out = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
         ctx.save_for_backward(q, k, v, bias, out)
         ctx.scale = scale

@@ -5,11 +5,18 @@ Importing the package registers everything it offers in the root registries of m
 compiled mmcv ops nor mmdet, mmseg or mmpretrain.
 """
 
-from .backbones import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
-from .engine import CheckedOptimWrapperConstructor
-from .errors import CheckpointError, UserError
-from .necks import GroupNeck
-from .version import __version__
+import sys
+
+try:
+    from .backbones import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
+    from .engine import CheckedOptimWrapperConstructor
+    from .errors import CheckpointError, UserError
+    from .necks import GroupNeck
+    from .version import __version__
+except Exception:
+    # 'python -m gcvit_mm doctor' is there to say what is missing or broken.
+    if sys.argv[:2] != ['-m', 'doctor']:
+        raise
 
 __all__ = [
     'CheckedOptimWrapperConstructor',

@@ -80,7 +80,7 @@ def iterations(count: int) -> list:
     ]
 
 
-def coco_options(shapes) -> list:
+def coco_options(shapes, *heads: str) -> list:
     """Where the shipped COCO configs find images here, and what makes them small."""
     options = [
         *SMALL_RCNN,
@@ -94,6 +94,7 @@ def coco_options(shapes) -> list:
         return ['--data-root', SAMPLES / 'coco_sample', '--cfg-options', *options]
     for loader in ('train', 'val', 'test'):
         options.append(f'{loader}_dataloader.dataset.metainfo.classes={SHAPE_CLASSES}')
+    options += [f'model.{head}.num_classes=5' for head in heads]
     return ['--data-root', shapes / 'coco', '--cfg-options', *options]
 
 

@@ -215,7 +215,7 @@ def test_shipped_cascade_runs(shapes, tmp_path):
     """cascade_gcvit_t_3x trains an epoch, evaluates with the COCO metric, and is tested."""
     config = 'configs/cascade_gcvit_t_3x.py'
     options = [
-        *coco_options(shapes),
+        *coco_options(shapes, *[f'roi_head.bbox_head.{i}' for i in range(3)], 'roi_head.mask_head'),
         *SMALL_MULTI_SCALE,
         'model.backbone.init_cfg=None',
         'model.backbone.arch=xxtiny',

@@ -132,7 +132,8 @@ def test_shipped_detectors_run(config, shapes, tmp_path):
         'mask_gpvit_l1_1x': [f'{pipeline}.2.scale=(160,96)'],
     }.get(config, SMALL_MULTI_SCALE)
     mask = config.startswith('mask')
-    options = coco_options(shapes)
+    heads = ['roi_head.bbox_head', 'roi_head.mask_head'] if mask else ['bbox_head']
+    options = coco_options(shapes, *heads)
     if not mask:
         options = [o for o in options if not any(w in str(o) for w in ('rcnn', 'rpn'))]
     output = run(

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from gcvit_mm import UserError
 from gcvit_mm.engine import launch
+from gcvit_mm.engine.check_data import check_classes
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,6 +75,7 @@ def main() -> None:
     launch.check_data(cfg, 'train_dataloader', 'val_dataloader')
     if not cfg.resume:
         launch.check_pretrained(cfg)
+    check_classes(cfg, 'train_dataloader', 'val_dataloader')
     if args.check:
         return
     runner = launch.build_runner(cfg)

@@ -1,5 +1,13 @@
 """What the training loops need beside the model."""
 
+from .hooks import CheckBatchSize, SeedEveryStep, StopOnNonFinite
 from .optim import CheckedOptimWrapperConstructor
+from .resume import SafeCheckpointHook
 
-__all__ = ['CheckedOptimWrapperConstructor']
+__all__ = [
+    'CheckBatchSize',
+    'CheckedOptimWrapperConstructor',
+    'SafeCheckpointHook',
+    'SeedEveryStep',
+    'StopOnNonFinite',
+]

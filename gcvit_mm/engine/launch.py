@@ -16,6 +16,15 @@ from ..checkpoints import local_path
 from ..errors import CheckpointError, UserError
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+# The default hooks that mmengine's runner adds by itself.
+MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
 # mmpretrain's data sets whose classes are the folders they lie in, unless a list is given.
 CLASS_FOLDER_DATASETS = ('ImageNet', 'CustomDataset')
 
@@ -136,6 +145,10 @@ def build_runner(cfg: Config) -> Runner:
     """Build mmengine's runner, joining the process group first where there is no GPU."""
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         init_gloo(cfg.launcher)
+    # NAME=None takes a hook away; of those that are not its own, mmengine does not know that
+    for name, hook in list((cfg.get('default_hooks') or {}).items()):
+        if hook is None and name not in MMENGINE_HOOKS:
+            cfg.default_hooks.pop(name)
     return Runner.from_cfg(cfg)
 
 

@@ -6,4 +6,11 @@ _base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 
 custom_imports = dict(imports=['gcvit_mm'], allow_failed_imports=False)
 optim_wrapper = dict(constructor='CheckedOptimWrapperConstructor')
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'))
+default_hooks = dict(
+    checkpoint=dict(
+        type='SafeCheckpointHook', max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'
+    ),
+    non_finite=dict(type='StopOnNonFinite'),
+    batch_size=dict(type='CheckBatchSize'),
+    seeds=dict(type='SeedEveryStep'),
+)

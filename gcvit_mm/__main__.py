@@ -1,0 +1,30 @@
+"""``python -m gcvit_mm doctor`` and ``python -m gcvit_mm check-data CONFIG``."""
+
+import os.path as osp
+import runpy
+import sys
+
+USAGE = """usage: python -m gcvit_mm COMMAND
+
+  doctor              what is installed, whether it fits together, how to mend it
+  check-data CONFIG   what is wrong with the data of a config (--help says more)"""
+
+
+def main() -> int:
+    """Run a command; return its status."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ''
+    if command == 'doctor' and len(sys.argv) == 2:
+        # by its path: the package does not import where something is missing
+        folder = osp.dirname(osp.abspath(__file__))
+        return runpy.run_path(osp.join(folder, 'engine', 'doctor.py'))['main']()
+    if command == 'check-data':
+        from gcvit_mm.engine.check_data import main as check_data
+
+        return check_data(sys.argv[2:])
+    asked = command in ('-h', '--help')
+    print(USAGE, file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,572 @@
+"""Looking at the data of a config before hours are spent on it.
+
+``python -m gcvit_mm check-data CONFIG`` reads it all; tools/train.py calls
+:func:`check_classes`, which asks what can be known in a moment.
+"""
+
+import argparse
+import collections
+import json
+import os
+import os.path as osp
+import sys
+import tempfile
+from typing import Any, Dict, Iterator, List, Tuple
+
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+
+from ..errors import UserError
+from . import launch
+from .hooks import batch_size_advice
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
+# Heads whose classes are not those of the data: objectness, stuff.
+OTHER_CLASSES = ('rpn_head', 'semantic_head')
+# MB of an annotation file that is still read in a moment.
+SMALL_FILE = 50
+PAINTED = 8
+IGNORED = 255
+
+
+class Report:
+    """Findings, one line each.
+
+    Attributes:
+        errors: What will fail, or teach the model something wrong.
+        warnings: What is left out, or strange.
+    """
+
+    def __init__(self) -> None:
+        self.errors: List[str] = []
+        self.warnings: List[str] = []
+
+    def error(self, text: str) -> None:
+        """Add an error."""
+        self.errors.append(text)
+
+    def warn(self, text: str) -> None:
+        """Add a warning."""
+        self.warnings.append(text)
+
+
+def some(things: Any, count: int = 3) -> str:
+    """The first few of some things, and how many more there are."""
+    things = list(things)
+    more = f' and {len(things) - count} more' if len(things) > count else ''
+    return ', '.join(str(thing) for thing in things[:count]) + more
+
+
+# ------------------------------------------------------------------ what is there
+def find_datasets(cfg: Config, loader: str) -> Iterator[dict]:
+    """The data sets of a loader, inside whatever wraps them."""
+    nodes = [(cfg.get(loader) or {}).get('dataset')]
+    while nodes:
+        node = nodes.pop(0)
+        if isinstance(node, dict) and ('dataset' in node or 'datasets' in node):
+            nodes += [node.get('dataset'), *(node.get('datasets') or [])]
+        elif isinstance(node, dict) and {'ann_file', 'data_prefix', 'data_root', 'split'} & {*node}:
+            yield node
+
+
+def build(node: dict) -> Any:
+    """Build a data set without reading its annotations."""
+    return DATASETS.build({**node, 'lazy_init': True})
+
+
+def head_classes(node: Any, path: str = 'model') -> Iterator[Tuple[str, int]]:
+    """Every ``num_classes`` of a model's config, with its path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == 'num_classes' and value is not None:
+                yield f'{path}.{key}', value
+            elif key not in OTHER_CLASSES:
+                yield from head_classes(value, f'{path}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from head_classes(value, f'{path}.{i}')
+
+
+# ------------------------------------------------------------------ in a moment
+def check_classes(cfg: Config, *loaders: str) -> None:
+    """Check the classes of the data against heads and annotations, as far as that is quick.
+
+    Args:
+        cfg: The config.
+        loaders: Which of its dataloaders to check.
+
+    Raises:
+        UserError: With what does not fit in the first loader where something does not.
+    """
+    if cfg.get('default_scope') not in SCOPES:
+        return
+    report = Report()
+    init_default_scope(cfg.default_scope)
+    for loader in loaders:
+        for node in find_datasets(cfg, loader):
+            dataset = build(node)
+            classes = dataset.metainfo.get('classes')
+            check_heads(cfg, loader, classes, report)
+            path = getattr(dataset, 'ann_file', '')
+            small = osp.isfile(path) and osp.getsize(path) < SMALL_FILE * 1e6
+            if classes and small and hasattr(dataset, 'COCOAPI'):
+                categories = read_coco(path, report).get('categories')
+                if categories:
+                    check_categories(loader, path, categories, classes, report)
+        if report.errors:
+            raise UserError('; '.join(report.errors))
+
+
+def check_heads(cfg: Config, loader: str, classes: Any, report: Report) -> None:
+    """Every head has as many classes as the data."""
+    if not classes:
+        return
+    wrong = [(path, n) for path, n in head_classes(cfg.model) if n != len(classes)]
+    if wrong:
+        listed = some((f'{path}={n}' for path, n in wrong), 5)
+        report.error(
+            f'{loader}: {len(classes)} classes ({some(classes)}), but {listed}: set num_classes '
+            f'to {len(classes)}, or the classes of the data'
+        )
+
+
+def read_coco(path: str, report: Report) -> dict:
+    """Read annotations in COCO format; empty where they are none."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        report.error(f'{path} cannot be read: {error}')
+        return {}
+    missing = {'images', 'annotations', 'categories'} - set(content)
+    if missing:
+        report.error(f'{path} has no {some(sorted(missing))}: it is not in COCO format')
+        return {}
+    return content
+
+
+def check_categories(
+    loader: str, path: str, categories: List[dict], classes: Any, report: Report
+) -> None:
+    """The config names the categories of the file, in their order."""
+    names = [category['name'] for category in categories]
+    absent = [name for name in classes if name not in names]
+    order = [name for name in names if name in classes]
+    fix = "set metainfo.classes to the names of the file's categories, in their order"
+    if absent:
+        report.error(f'{loader}: {path} has no category {some(absent)} ({some(names)}): {fix}')
+    elif len(set(names)) < len(names):
+        twice = [name for name, n in collections.Counter(names).items() if n > 1]
+        report.error(f'{loader}: {path} has more than one category {some(twice)}')
+    elif order != list(classes):
+        # mmdet numbers labels by the file, and names them by the config
+        report.error(f'{loader}: {path} has its categories in another order, {some(order)}: {fix}')
+    left_out = [name for name in names if name not in classes]
+    if left_out:
+        report.warn(f'{loader}: {path}: categories left out: {some(left_out)}')
+
+
+# ------------------------------------------------------------------ detection
+def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
+    """Images, boxes and categories of annotations in COCO format."""
+    path = dataset.ann_file
+    content = read_coco(path, report)
+    if not content:
+        return
+    where = f'{loader}: {path}'
+    images, annotations = content['images'], content['annotations']
+    categories = content['categories']
+    check_categories(loader, path, categories, dataset.metainfo['classes'], report)
+    for name, rows in (('image', images), ('annotation', annotations), ('category', categories)):
+        counts = collections.Counter(row.get('id') for row in rows)
+        twice = [key for key, count in counts.items() if count > 1 or key is None]
+        if twice:
+            report.error(f'{where}: {name} ids missing or not unique: {some(twice)}')
+    bad = [row.get('id') for row in images if not {'file_name', 'width', 'height'} <= set(row)]
+    if bad:
+        report.error(f'{where}: images without file_name, width or height: ids {some(bad)}')
+        return
+    folder = dataset.data_prefix.get('img', '')
+    report_missing(where, [osp.join(folder, row['file_name']) for row in images], report)
+    masks = any(
+        step.get('with_mask') for step in launch._dicts(node.get('pipeline')) if 'type' in step
+    )
+    needed = {'bbox', 'area', 'image_id', 'category_id'} | ({'segmentation'} if masks else set())
+    sizes = {row['id']: (row['width'], row['height']) for row in images}
+    known = {row['id'] for row in categories}
+    found: Dict[str, list] = collections.defaultdict(list)
+    used: Dict[Any, List[bool]] = collections.defaultdict(list)
+    for row in annotations:
+        key = row.get('id')
+        lacking = needed - set(row)
+        if lacking:
+            found[f'annotations without {some(sorted(lacking))}'].append(key)
+        elif row['image_id'] not in sizes:
+            found['annotations of an image that is not listed'].append(key)
+        elif row['category_id'] not in known:
+            found['annotations of an unknown category'].append(key)
+        else:
+            used[row['image_id']].append(bool(row.get('iscrowd')))
+            kind = box_flaw(row['bbox'], row['area'], *sizes[row['image_id']])
+            if kind:
+                found[kind].append(key)
+    for kind, keys in found.items():
+        (report.error if kind.startswith('annotations') else report.warn)(
+            f'{where}: {len(keys)} {kind}: ids {some(keys)}'
+        )
+    if not used:
+        report.error(f'{where}: no objects at all')
+        return
+    for kind, keys in (
+        ('without objects', [key for key in sizes if key not in used]),
+        ('with crowds only', [key for key, crowds in used.items() if all(crowds)]),
+    ):
+        if keys:
+            report.warn(f'{where}: {len(keys)} of {len(sizes)} images {kind}: ids {some(keys)}')
+
+
+def box_flaw(box: List[float], area: float, width: int, height: int) -> str:
+    """What is wrong with a box, if anything.
+
+    Args:
+        box: x, y, width and height in pixels.
+        area: Area of the object.
+        width: Of the image.
+        height: Of the image.
+    """
+    if len(box) != 4 or not np.isfinite(np.asarray(box, dtype=float)).all():
+        return 'annotations whose box is not four numbers'
+    x, y, w, h = box
+    if w < 1 or h < 1 or area <= 0:
+        return 'boxes smaller than a pixel, or of no area (left out)'
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return 'boxes outside of their image (left out)'
+    if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+        return 'boxes beyond the border of their image'
+    return ''
+
+
+def report_missing(where: str, paths: List[str], report: Report) -> None:
+    """Which files are not there, looking once into every folder."""
+    there = {
+        folder: set(os.listdir(folder or '.')) if osp.isdir(folder or '.') else set()
+        for folder in {osp.dirname(path) for path in paths}
+    }
+    missing = [p for p in paths if osp.basename(p) not in there[osp.dirname(p)]]
+    if missing:
+        report.error(f'{where}: {len(missing)} of {len(paths)} files are missing: {some(missing)}')
+
+
+# ------------------------------------------------------------------ segmentation
+def check_maps(
+    loader: str, dataset: Any, rows: List[dict], sample: List[dict], node: dict, report: Report
+) -> None:
+    """Every image has its label map, of its size, and the labels are classes."""
+    where = f'{loader}: {dataset.data_prefix.get("seg_map_path")}'
+    report_missing(where, [row['seg_map_path'] for row in rows], report)
+    classes = len(dataset.metainfo['classes'])
+    reduce = bool(dataset.reduce_zero_label)
+    for step in launch._dicts(node.get('pipeline')):
+        if step.get('type') == 'LoadAnnotations':
+            own = step.get('reduce_zero_label')
+            if own is not None and bool(own) != reduce:
+                report.error(
+                    f'{loader}: reduce_zero_label is {reduce} in the data set and {own} in '
+                    'LoadAnnotations: set it in the data set only'
+                )
+    seen: set = set()
+    for row in sample:
+        labels = read_map(row['seg_map_path'])
+        if labels is None:
+            if osp.isfile(row['seg_map_path']):
+                report.error(f'{loader}: {row["seg_map_path"]} cannot be read')
+            continue
+        if labels.ndim != 2:
+            report.error(
+                f'{loader}: {row["seg_map_path"]} has colours: a label map has one byte '
+                'a pixel, the number of its class'
+            )
+            continue
+        image = mmcv.imread(row['img_path'])
+        if image is not None and image.shape[:2] != labels.shape:
+            report.error(
+                f'{loader}: {row["seg_map_path"]} has {labels.shape[::-1]} pixels, its '
+                f'image {image.shape[1::-1]}'
+            )
+        values = set(np.unique(labels).tolist())
+        seen |= values
+        mapped = {(dataset.label_map or {}).get(value, value) for value in values}
+        good = (
+            set(range(int(reduce), classes + int(reduce))) | {IGNORED} | ({0} if reduce else set())
+        )
+        if mapped - good:
+            report.error(
+                f'{loader}: {row["seg_map_path"]} holds {some(sorted(mapped - good))}, beyond '
+                f'{classes} classes{" from 1 up" if reduce else ""} and {IGNORED} (ignored)'
+                + hint_zero(values, classes, reduce)
+            )
+    labels_seen = seen - {IGNORED}
+    if sample and seen and not labels_seen - ({0} if reduce else set()):
+        report.error(
+            f'{loader}: no label in {len(sample)} maps but {some(sorted(seen))}, which are ignored'
+        )
+    if reduce and labels_seen and 0 not in seen and max(labels_seen) < classes:
+        report.warn(
+            f'{loader}: reduce_zero_label ignores 0, which none of {len(sample)} maps '
+            'holds: should it be False?'
+        )
+
+
+def hint_zero(values: set, classes: int, reduce: bool) -> str:
+    """What to set where the labels of a map begin at 1."""
+    if not reduce and 0 not in values and max(values - {IGNORED}, default=0) == classes:
+        return ': set reduce_zero_label=True if the classes begin at 1'
+    return ': mark other pixels 255, or add classes'
+
+
+def read_map(path: str) -> Any:
+    """Read a label map as mmseg does, None where that fails."""
+    if not osp.isfile(path):
+        return None
+    try:
+        return mmcv.imread(path, flag='unchanged', backend='pillow').squeeze()
+    except Exception:  # Pillow raises all kinds of errors
+        return None
+
+
+# ------------------------------------------------------------------ classification
+def check_folders(loader: str, dataset: Any, rows: List[dict], report: Report) -> None:
+    """Class folders against the names of the classes, and that none is empty."""
+    folders = list(getattr(dataset, 'folder_to_idx', None) or {})
+    classes = list(dataset.metainfo.get('classes') or [])
+    where = f'{loader}: {dataset.img_prefix}'
+    if folders and set(folders) == set(classes) and folders != classes:
+        report.error(
+            f'{where}: class folders count in alphabetical order ({some(folders)}), the classes '
+            f'of the config are in another ({some(classes)}): sort them'
+        )
+    counts = collections.Counter(row['gt_label'] for row in rows if 'gt_label' in row)
+    beyond = [label for label in counts if classes and not 0 <= label < len(classes)]
+    if beyond:
+        report.error(f'{where}: labels {some(sorted(beyond))}, but {len(classes)} classes')
+    empty = [name for i, name in enumerate(folders or classes) if counts and not counts[i]]
+    if empty:
+        report.warn(f'{where}: {len(empty)} classes without pictures: {some(empty)}')
+
+
+# ------------------------------------------------------------------ pictures
+def check_pictures(where: str, rows: List[dict], report: Report) -> None:
+    """Pictures can be read, and are as large as their annotations say."""
+    for row in rows:
+        path = row['img_path']
+        if not osp.isfile(path):
+            continue  # counted as missing
+        image = mmcv.imread(path)
+        if image is None:
+            report.error(f'{where}: {path} cannot be read: it is no picture, or damaged')
+        elif 'height' in row and (row['height'], row['width']) != image.shape[:2]:
+            report.error(
+                f'{where}: {path} has {image.shape[1]} x {image.shape[0]} pixels, its annotation '
+                f'{row["width"]} x {row["height"]}'
+            )
+
+
+def paint(cfg: Config, loader: str, folder: str, report: Report) -> str:
+    """Paint what a loader feeds the network: pictures after its pipeline, with their labels.
+
+    Args:
+        cfg: The config.
+        loader: Which loader.
+        folder: Where the picture goes.
+        report: Gets an error where the pipeline fails.
+
+    Returns:
+        Path of the picture; empty if there is none.
+    """
+    import matplotlib.figure
+
+    dataset = DATASETS.build(cfg[loader].dataset)
+    visualizer = VISUALIZERS.build(
+        {**cfg.visualizer, 'vis_backends': [], 'name': f'check_{loader}'}
+    )
+    visualizer.dataset_meta = dataset.metainfo
+    unresized = any(labels_unresized(node) for node in find_datasets(cfg, loader))
+    chosen = spread(range(len(dataset)), PAINTED)
+    figure = matplotlib.figure.Figure(figsize=(16, 4 * ((len(chosen) + 3) // 4)))
+    with tempfile.TemporaryDirectory() as scratch:
+        for i, index in enumerate(chosen):
+            try:
+                item = dataset[index]
+            except Exception as error:  # whatever a pipeline may raise
+                report.error(f'{loader}: its pipeline fails: {type(error).__name__}: {error}')
+                return ''
+            file = osp.join(scratch, f'{i}.png')
+            paint_one(cfg, visualizer, item, file, unresized)
+            axes = figure.add_subplot((len(chosen) + 3) // 4, 4, i + 1)
+            axes.imshow(mmcv.imread(file, channel_order='rgb'))
+            axes.set_title(osp.basename(str(getattr(item['data_samples'], 'img_path', index))))
+            axes.axis('off')
+    os.makedirs(folder, exist_ok=True)
+    path = osp.join(folder, f'{loader.split("_")[0]}.png')
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    return path
+
+
+def labels_unresized(node: dict) -> bool:
+    """Whether a pipeline reads labels after it resized the picture, as those for tests do."""
+    steps = [str(step.get('type')) for step in node.get('pipeline') or []]
+    loads = [i for i, step in enumerate(steps) if 'LoadAnnotations' in step]
+    return bool(loads) and any('Resize' in step for step in steps[: loads[0]])
+
+
+def paint_one(cfg: Config, visualizer: Any, item: dict, file: str, unresized: bool = False) -> None:
+    """Paint one item of a data set with the visualizer of its toolbox.
+
+    Args:
+        cfg: The config.
+        visualizer: The visualizer.
+        item: What the data set gave.
+        file: Where the picture goes.
+        unresized: Its labels are those of the picture before the pipeline resized it.
+    """
+    image = np.ascontiguousarray(np.moveaxis(item['inputs'].numpy(), 0, -1)).astype(np.float64)
+    if image.min() < 0 or image.max() <= 1:  # a pipeline that normalises by itself
+        image = (image - image.min()) / max(image.max() - image.min(), 1e-9) * 255
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb'):
+        image = image[..., ::-1]
+    image = np.ascontiguousarray(image.round().clip(0, 255).astype(np.uint8))
+    sample = item['data_samples']
+    if unresized:
+        image = mmcv.imresize(image, sample.ori_shape[1::-1])
+    if cfg.default_scope == 'mmpretrain':
+        options = dict(resize=224) if min(image.shape[:2]) < 224 else {}
+        visualizer.visualize_cls(image, sample, draw_pred=False, out_file=file, **options)
+        return
+    if cfg.default_scope == 'mmdet' and 'gt_instances' in sample:
+        sample.gt_instances = plain(sample.gt_instances)
+    visualizer.add_datasample('', image, sample, draw_gt=True, draw_pred=False, out_file=file)
+
+
+def plain(instances: Any) -> Any:
+    """Instances whose boxes are tensors, as the visualizer wants them."""
+    if hasattr(instances.get('bboxes'), 'tensor'):
+        instances.bboxes = instances.bboxes.tensor
+    return instances
+
+
+def spread(things: Any, count: int) -> list:
+    """At most ``count`` things, spread evenly over all."""
+    things = list(things)
+    if len(things) <= count:
+        return things
+    return [things[i] for i in np.linspace(0, len(things) - 1, count).astype(int)]
+
+
+# ------------------------------------------------------------------ all of it
+def check(cfg: Config, samples: int, out_dir: str, gpus: int = 1) -> Report:
+    """Check the data of a config.
+
+    Args:
+        cfg: The config.
+        samples: Pictures and label maps to read in every data set.
+        out_dir: Where the painted pictures go.
+        gpus: Processes that it will be trained with.
+
+    Returns:
+        All that was found.
+    """
+    report = Report()
+    done: List[Any] = []
+    names: Dict[str, Any] = {}
+    for loader in LOADERS:
+        for node in find_datasets(cfg, loader):
+            if node not in done:  # testing on the validation set is usual
+                done.append(node)
+                names[loader] = check_dataset(cfg, loader, node, samples, report)
+    known = {loader: tuple(classes) for loader, classes in names.items() if classes}
+    if len(set(known.values())) > 1:
+        report.error(
+            'the classes differ: ' + '; '.join(f'{k}: {some(v)}' for k, v in known.items())
+        )
+    advice = batch_size_advice(cfg, gpus)
+    if advice:
+        report.warn(advice)
+    if not report.errors:
+        for i, loader in enumerate(LOADERS):
+            if cfg.get(loader) and cfg[loader] not in [cfg.get(name) for name in LOADERS[:i]]:
+                path = paint(cfg, loader, out_dir, report)
+                if path:
+                    print(f'painted: {path}')
+    return report
+
+
+def check_dataset(cfg: Config, loader: str, node: dict, samples: int, report: Report) -> Any:
+    """Check one data set; return the names of its classes."""
+    try:
+        launch.check_data(Config(dict({loader: node})), loader)
+        dataset = build(node)
+        coco = hasattr(dataset, 'COCOAPI')
+        if coco:
+            before = len(report.errors)
+            check_coco(loader, dataset, node, report)
+            check_heads(cfg, loader, dataset.metainfo.get('classes'), report)
+            if len(report.errors) > before:
+                return dataset.metainfo.get('classes')
+        rows = dataset.load_data_list()
+    except UserError as error:
+        report.error(str(error))
+        return None
+    except Exception as error:  # whatever a data set of the config's choice may raise
+        report.error(f'{loader}: its data cannot be read: {type(error).__name__}: {error}')
+        return None
+    classes = dataset.metainfo.get('classes')
+    if not coco:
+        check_heads(cfg, loader, classes, report)
+        report_missing(loader, [row['img_path'] for row in rows], report)
+    if not rows:
+        report.error(f'{loader}: no pictures found')
+    sample = spread(rows, samples)
+    check_pictures(loader, sample, report)
+    if cfg.default_scope == 'mmseg':
+        check_maps(loader, dataset, rows, sample, node, report)
+    elif cfg.default_scope == 'mmpretrain':
+        check_folders(loader, dataset, rows, report)
+    return classes
+
+
+def main(argv: List[str]) -> int:
+    """Check the data of a config; return 0, or 2 when there are errors."""
+    parser = argparse.ArgumentParser(
+        prog='python -m gcvit_mm check-data', description='Look at the data before training.'
+    )
+    launch.add_config_arguments(parser)
+    parser.add_argument('--data-root', help='folder of the data, instead of the one in the config')
+    parser.add_argument('--out-dir', default='work_dirs/check_data', help='for painted samples')
+    parser.add_argument('--samples', type=int, default=50, help='pictures to read a split (50)')
+    parser.add_argument('--gpus', type=int, default=1, help='processes to train with (1)')
+    args = parser.parse_args(argv)
+    status = 0
+
+    def run() -> None:
+        nonlocal status
+        cfg = launch.load_config(args.config, args.cfg_options)
+        if args.data_root:
+            launch.replace_data_root(cfg, args.data_root)
+        if cfg.get('default_scope') not in SCOPES:
+            raise UserError(f'{args.config} is no config of a detector, segmentor or classifier')
+        init_default_scope(cfg.default_scope)
+        report = check(cfg, args.samples, args.out_dir, args.gpus)
+        for text in report.warnings:
+            print(f'warning: {text}')
+        for text in report.errors:
+            print(f'error: {text}', file=sys.stderr)
+        print(f'{len(report.errors)} errors, {len(report.warnings)} warnings')
+        status = 2 if report.errors else 0
+
+    launch.run_tool(run)
+    return status

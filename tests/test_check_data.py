@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from running import ENV, ROOT, one_line_error
 
 from gcvit_mm import UserError
-from gcvit_mm.engine import check_data, launch
+from gcvit_mm.engine import check_data, data_pictures, data_report, launch
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -232,7 +232,7 @@ def test_every_head_is_looked_at(data, monkeypatch):
         assert errors and all(expected in error for error in errors), errors
     cascade = Config.fromfile(ROOT / 'configs/cascade_gcvit_t_3x.py')
     cascade.model.roi_head.bbox_head[2].num_classes = 9
-    found = dict(check_data.head_classes(cascade.model))
+    found = dict(data_report.head_classes(cascade.model))
     assert found['model.roi_head.bbox_head.2.num_classes'] == 9
     assert list(found.values()).count(80) == 3  # two boxes and the masks
 
@@ -240,7 +240,7 @@ def test_every_head_is_looked_at(data, monkeypatch):
 def test_objectness_does_not_count():
     """An RPN has a class of its own."""
     model = dict(rpn_head=dict(num_classes=1), roi_head=dict(bbox_head=dict(num_classes=3)))
-    assert dict(check_data.head_classes(model)) == {'model.roi_head.bbox_head.num_classes': 3}
+    assert dict(data_report.head_classes(model)) == {'model.roi_head.bbox_head.num_classes': 3}
 
 
 # ------------------------------------------------------------- label maps
@@ -359,7 +359,7 @@ def test_painted_samples(name, shapes, tmp_path, capsys):
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': [], 'name': str(tmp_path)})
     visualizer.dataset_meta = dataset.metainfo
-    check_data.paint_one(cfg, visualizer, dataset[0], str(tmp_path / 'one.png'))
+    data_pictures.paint_one(cfg, visualizer, dataset[0], str(tmp_path / 'one.png'))
     source = cv2.imread(dataset[0]['data_samples'].img_path).astype(int)
     painted = cv2.imread(str(tmp_path / 'one.png')).astype(int)
     if name == CLS:  # enlarged for the text
@@ -373,10 +373,10 @@ def test_labels_of_the_unresized_picture(shapes, tmp_path):
     """Test pipelines read labels after resizing: the picture is painted in their size."""
     double = dict(val_dataloader__dataset__pipeline__1__scale_factor=2.0)
     cfg = load(DET, shapes, **double)
-    assert check_data.labels_unresized(cfg.val_dataloader.dataset)
-    assert not check_data.labels_unresized(cfg.train_dataloader.dataset)
-    report = check_data.Report()
-    path = check_data.paint(cfg, 'val_dataloader', str(tmp_path), report)
+    assert data_pictures.labels_unresized(cfg.val_dataloader.dataset)
+    assert not data_pictures.labels_unresized(cfg.train_dataloader.dataset)
+    report = data_report.Report()
+    path = data_pictures.paint(cfg, 'val_dataloader', str(tmp_path), report)
     assert report.errors == [] and cv2.imread(path) is not None
 
 
@@ -449,4 +449,4 @@ def test_wrapped_datasets_are_found():
         type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=inner)
     )
     cfg = Config(dict(train_dataloader=dict(dataset=wrapped)))
-    assert list(check_data.find_datasets(cfg, 'train_dataloader')) == inner
+    assert list(data_report.find_datasets(cfg, 'train_dataloader')) == inner

@@ -10,84 +10,24 @@ import json
 import os
 import os.path as osp
 import sys
-import tempfile
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List
 
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from ..errors import UserError
 from . import launch
+from .data_pictures import paint, spread
+from .data_report import Report, build, find_datasets, head_classes, some
 from .hooks import batch_size_advice
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
-# Heads whose classes are not those of the data: objectness, stuff.
-OTHER_CLASSES = ('rpn_head', 'semantic_head')
 # MB of an annotation file that is still read in a moment.
 SMALL_FILE = 50
-PAINTED = 8
 IGNORED = 255
-
-
-class Report:
-    """Findings, one line each.
-
-    Attributes:
-        errors: What will fail, or teach the model something wrong.
-        warnings: What is left out, or strange.
-    """
-
-    def __init__(self) -> None:
-        self.errors: List[str] = []
-        self.warnings: List[str] = []
-
-    def error(self, text: str) -> None:
-        """Add an error."""
-        self.errors.append(text)
-
-    def warn(self, text: str) -> None:
-        """Add a warning."""
-        self.warnings.append(text)
-
-
-def some(things: Any, count: int = 3) -> str:
-    """The first few of some things, and how many more there are."""
-    things = list(things)
-    more = f' and {len(things) - count} more' if len(things) > count else ''
-    return ', '.join(str(thing) for thing in things[:count]) + more
-
-
-# ------------------------------------------------------------------ what is there
-def find_datasets(cfg: Config, loader: str) -> Iterator[dict]:
-    """The data sets of a loader, inside whatever wraps them."""
-    nodes = [(cfg.get(loader) or {}).get('dataset')]
-    while nodes:
-        node = nodes.pop(0)
-        if isinstance(node, dict) and ('dataset' in node or 'datasets' in node):
-            nodes += [node.get('dataset'), *(node.get('datasets') or [])]
-        elif isinstance(node, dict) and {'ann_file', 'data_prefix', 'data_root', 'split'} & {*node}:
-            yield node
-
-
-def build(node: dict) -> Any:
-    """Build a data set without reading its annotations."""
-    return DATASETS.build({**node, 'lazy_init': True})
-
-
-def head_classes(node: Any, path: str = 'model') -> Iterator[Tuple[str, int]]:
-    """Every ``num_classes`` of a model's config, with its path."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == 'num_classes' and value is not None:
-                yield f'{path}.{key}', value
-            elif key not in OTHER_CLASSES:
-                yield from head_classes(value, f'{path}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from head_classes(value, f'{path}.{i}')
 
 
 # ------------------------------------------------------------------ in a moment
@@ -372,99 +312,6 @@ def check_pictures(where: str, rows: List[dict], report: Report) -> None:
                 f'{where}: {path} has {image.shape[1]} x {image.shape[0]} pixels, its annotation '
                 f'{row["width"]} x {row["height"]}'
             )
-
-
-def paint(cfg: Config, loader: str, folder: str, report: Report) -> str:
-    """Paint what a loader feeds the network: pictures after its pipeline, with their labels.
-
-    Args:
-        cfg: The config.
-        loader: Which loader.
-        folder: Where the picture goes.
-        report: Gets an error where the pipeline fails.
-
-    Returns:
-        Path of the picture; empty if there is none.
-    """
-    import matplotlib.figure
-
-    dataset = DATASETS.build(cfg[loader].dataset)
-    visualizer = VISUALIZERS.build(
-        {**cfg.visualizer, 'vis_backends': [], 'name': f'check_{loader}'}
-    )
-    visualizer.dataset_meta = dataset.metainfo
-    unresized = any(labels_unresized(node) for node in find_datasets(cfg, loader))
-    chosen = spread(range(len(dataset)), PAINTED)
-    figure = matplotlib.figure.Figure(figsize=(16, 4 * ((len(chosen) + 3) // 4)))
-    with tempfile.TemporaryDirectory() as scratch:
-        for i, index in enumerate(chosen):
-            try:
-                item = dataset[index]
-            except Exception as error:  # whatever a pipeline may raise
-                report.error(f'{loader}: its pipeline fails: {type(error).__name__}: {error}')
-                return ''
-            file = osp.join(scratch, f'{i}.png')
-            paint_one(cfg, visualizer, item, file, unresized)
-            axes = figure.add_subplot((len(chosen) + 3) // 4, 4, i + 1)
-            axes.imshow(mmcv.imread(file, channel_order='rgb'))
-            axes.set_title(osp.basename(str(getattr(item['data_samples'], 'img_path', index))))
-            axes.axis('off')
-    os.makedirs(folder, exist_ok=True)
-    path = osp.join(folder, f'{loader.split("_")[0]}.png')
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
-    return path
-
-
-def labels_unresized(node: dict) -> bool:
-    """Whether a pipeline reads labels after it resized the picture, as those for tests do."""
-    steps = [str(step.get('type')) for step in node.get('pipeline') or []]
-    loads = [i for i, step in enumerate(steps) if 'LoadAnnotations' in step]
-    return bool(loads) and any('Resize' in step for step in steps[: loads[0]])
-
-
-def paint_one(cfg: Config, visualizer: Any, item: dict, file: str, unresized: bool = False) -> None:
-    """Paint one item of a data set with the visualizer of its toolbox.
-
-    Args:
-        cfg: The config.
-        visualizer: The visualizer.
-        item: What the data set gave.
-        file: Where the picture goes.
-        unresized: Its labels are those of the picture before the pipeline resized it.
-    """
-    image = np.ascontiguousarray(np.moveaxis(item['inputs'].numpy(), 0, -1)).astype(np.float64)
-    if image.min() < 0 or image.max() <= 1:  # a pipeline that normalises by itself
-        image = (image - image.min()) / max(image.max() - image.min(), 1e-9) * 255
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    if preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb'):
-        image = image[..., ::-1]
-    image = np.ascontiguousarray(image.round().clip(0, 255).astype(np.uint8))
-    sample = item['data_samples']
-    if unresized:
-        image = mmcv.imresize(image, sample.ori_shape[1::-1])
-    if cfg.default_scope == 'mmpretrain':
-        options = dict(resize=224) if min(image.shape[:2]) < 224 else {}
-        visualizer.visualize_cls(image, sample, draw_pred=False, out_file=file, **options)
-        return
-    if cfg.default_scope == 'mmdet' and 'gt_instances' in sample:
-        sample.gt_instances = plain(sample.gt_instances)
-    visualizer.add_datasample('', image, sample, draw_gt=True, draw_pred=False, out_file=file)
-
-
-def plain(instances: Any) -> Any:
-    """Instances whose boxes are tensors, as the visualizer wants them."""
-    if hasattr(instances.get('bboxes'), 'tensor'):
-        instances.bboxes = instances.bboxes.tensor
-    return instances
-
-
-def spread(things: Any, count: int) -> list:
-    """At most ``count`` things, spread evenly over all."""
-    things = list(things)
-    if len(things) <= count:
-        return things
-    return [things[i] for i in np.linspace(0, len(things) - 1, count).astype(int)]
 
 
 # ------------------------------------------------------------------ all of it

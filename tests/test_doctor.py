@@ -191,6 +191,18 @@ def test_torch_without_torchvision(machine):
     assert rows['torchvision'].fix == "pip install 'torch<2.13' torchvision"
 
 
+def test_numpy_too_new_for_torch(machine):
+    """torch before 2.3 was built for numpy 1."""
+    versions = {'numpy': dict(version='2.2.6'), 'torchvision': dict(error='')}
+    rows = machine({**OPENMMLAB, 'torch': '2.1.2'}, **versions)
+    assert rows['numpy'].problem == 'torch 2.1 was built for numpy 1'
+    assert rows['numpy'].fix == "pip install 'numpy<2'"
+    versions['numpy'] = dict(version='1.24.4')
+    assert 'numpy' not in machine({**OPENMMLAB, 'torch': '2.1.2'}, **versions)
+    versions['numpy'] = dict(version='2.2.6')
+    assert 'numpy' not in machine({**OPENMMLAB, 'torch': '2.3.0'}, **versions)
+
+
 def test_nothing_is_installed(machine):
     """An empty environment: a problem and a command for all that is needed."""
     rows = machine({}, **{'mmcv___ext': missing('mmcv')})

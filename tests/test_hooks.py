@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import time
@@ -249,5 +250,6 @@ def test_one_rank_dies(shapes, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert '[rank1]: ValueError: rank one has had enough' in output, output[-4000:]
+    assert 'ValueError: rank one has had enough' in output, output[-4000:]
+    assert re.search(r'Root Cause.*?\brank +: 1 ', output, re.S), output[-4000:]
     assert process.returncode != 0

@@ -71,7 +71,9 @@ def test_attention_weights_are_not_kept():
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
             result = function()
         sizes, used, most = [], 0, 0
-        for event in sorted(trace.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        start = 'start_ns' if hasattr(torch._C._autograd._KinetoEvent, 'start_ns') else 'start_us'
+        events = trace.profiler.kineto_results.events()
+        for event in sorted(events, key=lambda e: getattr(e, start)()):
             if event.name() == '[memory]':
                 sizes.append(event.nbytes())
         for size in sizes:
@@ -81,9 +83,11 @@ def test_attention_weights_are_not_kept():
 
     recompute_chunk, recompute.CHUNK = recompute.CHUNK, bias.numel()
     try:
+        _, plain = peak(lambda: attention(q, k, v, bias.detach()))
         out, forward = peak(lambda: attention(q, k, v, bias))
         _, backward = peak(lambda: out.sum().backward())
     finally:
         recompute.CHUNK = recompute_chunk
-    assert 0 < forward < weights / 4
+    # torch 2.1 has no fused kernel for a mask on the CPU: there, no more than without a gradient
+    assert 0 < forward < max(weights / 4, 1.1 * plain)
     assert 0 < backward < weights / 2

@@ -1,4 +1,4 @@
-# Sourced by dist_train.sh and dist_test.sh.
+# Sourced by dist_train.sh, dist_test.sh and slurm_train.sh.
 
 # The Python of the project's own environment where that stands and none is active.
 launch_python() {
@@ -16,7 +16,10 @@ launch_check() {
   case $1 in
     ''|*[!0-9]*|0) echo "error: PROCESSES must be a number from 1 up, got '$1'" >&2; exit 2 ;;
   esac
-  LOCAL_WORLD_SIZE=$1 "$(launch_python)" "${@:2}"
+  case ${MAX_RESTARTS:-0} in
+    *[!0-9]*) echo "error: MAX_RESTARTS must be a number, got '$MAX_RESTARTS'" >&2; exit 2 ;;
+  esac
+  LOCAL_WORLD_SIZE=$1 TORCHELASTIC_MAX_RESTARTS=${MAX_RESTARTS:-0} "$(launch_python)" "${@:2}"
 }
 
 # launch_torchrun PROCESSES SCRIPT ARGS...
@@ -24,5 +27,6 @@ launch_torchrun() {
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   exec "$(launch_python)" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$1" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" "${@:2}"
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    --max_restarts="${MAX_RESTARTS:-0}" "${@:2}"
 }

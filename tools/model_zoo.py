@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import yaml
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -312,7 +313,13 @@ def main(argv: list[str] | None = None) -> None:
         '--check', action='store_true', help='only say whether docs/model_zoo.md is up to date'
     )
     args = parser.parse_args(argv)
-    rows = build_rows([Path(name).stem for name in args.names], read_entries())
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # mmengine warns of every change of scope
+    try:
+        rows = build_rows([Path(name).stem for name in args.names], read_entries())
+    finally:
+        logger.setLevel(level)
     check_notes(rows)
     if args.names:
         print_rows(rows)
@@ -324,5 +331,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    logging.disable(logging.WARNING)  # mmengine tells of every change of scope
     launch.run_tool(main)

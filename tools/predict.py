@@ -14,12 +14,14 @@ import mmcv
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, VISUALIZERS
 from rich.progress import track
 
 from gcvit_mm import UserError
 from gcvit_mm.checkpoints import load_model
 from gcvit_mm.engine import launch
+from gcvit_mm.engine.data_report import read_picture, room_for_text
+from gcvit_mm.engine.guards import CheckedPipeline
 from gcvit_mm.visualization import Placement, attention_maps, find_blocks
 from gcvit_mm.visualization import paint as paint_maps
 
@@ -62,8 +64,10 @@ def check_images(paths: List[str]) -> None:
     for path in paths:
         if not osp.isfile(path):
             raise UserError(f'image {path} does not exist: check the path')
-        if mmcv.imread(path) is None:
-            raise UserError(f'image {path} cannot be read: it is no picture, or damaged')
+        if read_picture(path) is None:
+            raise UserError(
+                f'image {path} cannot be read: it is no picture, or damaged: replace it'
+            )
     names = [osp.basename(path) for path in paths]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -102,7 +106,7 @@ def attention_name(path: str) -> str:
 def test_pipeline(cfg: Config) -> Compose:
     """The test pipeline of the config, without what needs annotations."""
     steps = cfg.test_dataloader.dataset.pipeline
-    return Compose([step for step in steps if 'Annotations' not in step['type']])
+    return CheckedPipeline(Compose([step for step in steps if 'Annotations' not in step['type']]))
 
 
 def dataset_meta(cfg: Config, stored: dict) -> dict:
@@ -135,8 +139,7 @@ def paint(cfg: Config, model: Any, meta: dict, args: argparse.Namespace) -> None
             label = int(sample.pred_label)
             name = meta['classes'][label] if meta.get('classes') else label
             print(f'{path}: {name} {sample.pred_score[label]:.2f}')
-            if min(picture.shape[:2]) < 224:  # too small for the text
-                options['resize'] = 224
+            options.update(room_for_text(*picture.shape[:2]))
             visualizer.visualize_cls(picture, **options)
         else:
             if cfg.default_scope == 'mmdet':
@@ -185,8 +188,7 @@ def main() -> None:
     if device == 'cpu':
         cfg.launcher = 'none'
         launch.use_cpu(cfg)
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
+    model = launch.build_model(cfg)
     if pixel:
         find_blocks(model.backbone, args.layer)
     meta = dataset_meta(cfg, load_model(model, args.checkpoint, False, args.trust_checkpoint))

@@ -251,7 +251,8 @@ say "installing torch and the other packages (several GB on a machine with none 
 pip_install pip setuptools wheel ninja packaging || fail "pip could not install the build tools"
 pip_install torch torchvision || fail "pip could not install torch"
 pip_install onedl-mmengine onedl-mmdetection onedl-mmsegmentation onedl-mmpretrain \
-    pytest pytest-xdist hypothesis timm ruff mypy tensorboard sphinx myst-parser furo sphinx-copybutton ||
+    pytest pytest-xdist hypothesis onnx onnxruntime timm ruff mypy tensorboard \
+    sphinx myst-parser furo sphinx-copybutton ||
     fail "pip could not install the packages"
 # opencv-python needs libGL, which servers lack; the headless build of the same module does not.
 "$py" -I -c 'import cv2' 2>/dev/null ||

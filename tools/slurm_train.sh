@@ -20,9 +20,11 @@ if ! command -v srun >/dev/null; then
   echo "error: srun not found: run this where Slurm is, or use tools/dist_train.sh" >&2
   exit 2
 fi
+# shellcheck source=tools/launch.sh
+source "$here/launch.sh"
 export MASTER_PORT=${PORT:-29500}
 # shellcheck disable=SC2086 # SRUN_ARGS holds several words
 exec srun -p "$partition" --job-name="$job_name" --gres=gpu:"$gpus_per_node" \
   --ntasks="$gpus" --ntasks-per-node="$gpus_per_node" --cpus-per-task="${CPUS_PER_TASK:-5}" \
   --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-  python -u "$here/train.py" "$config" --launcher slurm "$@"
+  "$(launch_python)" -u "$here/train.py" "$config" --launcher slurm "$@"

@@ -15,6 +15,7 @@ from mmengine.evaluator import DumpResults
 from gcvit_mm import UserError
 from gcvit_mm.checkpoints import load_model
 from gcvit_mm.engine import launch
+from gcvit_mm.engine.check_data import check_classes
 
 
 def parse_args() -> argparse.Namespace:
@@ -78,6 +79,8 @@ def main() -> None:
     launch.prepare(cfg, args)
     launch.check_file(args.checkpoint, 'checkpoint')
     launch.check_data(cfg, 'test_dataloader')
+    if not (cfg.get('test_evaluator') or {}).get('format_only'):  # a test set without annotations
+        check_classes(cfg, 'test_dataloader')
     if args.check:
         return
     if args.show_dir:

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from gcvit_mm import UserError
 from gcvit_mm.engine import launch
 from gcvit_mm.engine.check_data import check_classes
+from gcvit_mm.engine.resume import check_restarts, check_strategy
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +42,11 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate to the batch size at hand',
     )
     parser.add_argument('--tensorboard', action='store_true', help='also log for TensorBoard')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='also go on from checkpoints that hold Python objects (they can run any code)',
+    )
     return parser.parse_args()
 
 
@@ -51,6 +57,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     elif args.resume:
         launch.check_file(args.resume, '--resume')
         cfg.resume, cfg.load_from = True, args.resume
+    if args.trust_checkpoint:
+        cfg.trust_checkpoint = True
     if args.amp:
         if not torch.cuda.is_available():
             raise UserError('--amp needs a GPU: leave it out to train on the CPU')
@@ -73,10 +81,12 @@ def main() -> None:
     launch.prepare(cfg, args)
     apply_options(cfg, args)
     launch.check_data(cfg, 'train_dataloader', 'val_dataloader')
-    if not cfg.resume:
+    if not cfg.get('resume'):
         launch.check_pretrained(cfg)
     check_classes(cfg, 'train_dataloader', 'val_dataloader')
+    check_strategy(cfg)
     if args.check:
+        check_restarts(cfg)
         return
     runner = launch.build_runner(cfg)
     runner.train()

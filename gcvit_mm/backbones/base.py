@@ -34,6 +34,9 @@ class BaseBackbone(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages
             together with their output norms: parameters, mode and statistics.
         with_cp: Recompute every block in the backward pass to save memory.
+        compile: Run the backbone through ``torch.compile``: ``True`` for sizes that change from
+            batch to batch, or a dict of its arguments. The first passes take minutes. Names of
+            weights stay, copies (as EMA makes them) run eagerly. Needs torch 2.2.
         norm_cfg: Config of all norms; they act on the last axis.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``, see
             :func:`gcvit_mm.checkpoints.load_pretrained`, or any other mmengine init config.
@@ -57,6 +60,7 @@ class BaseBackbone(BaseModule):
         out_indices: Sequence[int],
         frozen_stages: int,
         with_cp: bool,
+        compile: Union[bool, dict],
         norm_cfg: dict,
         init_cfg: InitCfg,
         unknown: Dict[str, Any],
@@ -75,6 +79,11 @@ class BaseBackbone(BaseModule):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.norm_cfg = norm_cfg
+        if compile is not False:
+            if not hasattr(self, 'compile'):
+                raise ValueError('compile needs torch 2.2 or later: leave it out')
+            options = {} if compile is True else dict(compile)
+            self.compile(**{'dynamic': True, **options})
 
     # ------------------------------------------------------------------ construction
     @classmethod
@@ -303,8 +312,10 @@ def run_block(block: nn.Module, with_cp: bool, *args: Any) -> Tensor:
     if with_cp and torch.is_grad_enabled():
         tensors = [a for a in args if isinstance(a, Tensor)]
         if any(t.requires_grad for t in (*tensors, *block.parameters())):
-            contexts = partial(_forward_and_recompute, block)
-            return cp.checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+            options: dict = dict(context_fn=partial(_forward_and_recompute, block))
+            if torch.compiler.is_compiling():  # changes statistics once by itself
+                options = {}
+            return cp.checkpoint(block, *args, use_reentrant=False, **options)
     return block(*args)
 
 

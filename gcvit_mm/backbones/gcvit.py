@@ -21,6 +21,8 @@ from ..layers import (
     WindowAttention,
     build_channels_last_norm,
     halving_conv,
+    halving_max_pool,
+    known_equal,
     to_2tuple,
 )
 from .base import BaseBackbone, InitCfg, run_block
@@ -104,8 +106,8 @@ class GlobalQuery(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i < self.num_pools:
-                x = F.max_pool2d(x, 3, stride=2, padding=1)
-        if x.shape[2:] != self.window_size:
+                x = halving_max_pool(x)
+        if not known_equal(x.shape[2:], self.window_size):
             x = F.interpolate(x, self.window_size, mode='bicubic', align_corners=False)
         # head h owns channels h * d ... (h + 1) * d - 1
         return x.reshape(x.shape[0], self.num_heads, -1, x[0, 0].numel()).transpose(2, 3)
@@ -258,6 +260,7 @@ class GCViT(BaseBackbone):
             first one. Default: that of the arch.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
         with_cp: Recompute every block in the backward pass to save memory.
+        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
         norm_cfg: Config of all norms; they act on the last axis.
         init_cfg: Initialisation; 'Pretrained' takes the authors', timm's and our layout.
 
@@ -291,6 +294,7 @@ class GCViT(BaseBackbone):
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        compile: Union[bool, dict] = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: InitCfg = None,
         **unknown: Any,
@@ -301,6 +305,7 @@ class GCViT(BaseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            compile=compile,
             norm_cfg=norm_cfg or dict(type='LN', eps=1e-5),
             init_cfg=init_cfg,
             unknown=unknown,

@@ -16,7 +16,9 @@ from torch.nn.init import trunc_normal_
 from ..layers import (
     Block,
     PositionEmbedding,
+    crop,
     depthwise_conv,
+    known_equal,
     merge,
     pad_to_windows,
     padding_mask,
@@ -72,8 +74,9 @@ class GGTokenAttention(nn.Module):
         height, width = size
         extra = x.shape[1] - height * width
         qkv = self.qkv(x)
-        glanced = self._glance(qkv[:, extra:], qkv[:, :extra], height, width)
-        values = qkv[:, extra:].chunk(3, -1)[2].reshape(x.shape[0], height, width, -1)
+        shared, patches = qkv.split([extra, height * width], 1)
+        glanced = self._glance(patches, shared, height, width)
+        values = patches.chunk(3, -1)[2].reshape(x.shape[0], height, width, -1)
         gazed = self.v_conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         out = (glanced + gazed).flatten(1, 2)
         if extra:
@@ -94,13 +97,13 @@ class GGTokenAttention(nn.Module):
             _, k_extra, v_extra = self._heads(shared)
             k, v = torch.cat([k, k_extra], 2), torch.cat([v, v_extra], 2)
         mask = None
-        if (hp, wp) != (height, width):
+        if not known_equal((hp, wp), (height, width)):
             real = padding_mask(height, width, self.window_size, q.device, dilated=True)
             hidden = F.pad(~real, (0, extra.shape[1]))
             mask = q.new_zeros(hidden.shape).masked_fill_(hidden, float('-inf'))
             mask = mask.repeat(b, 1)[:, None, None, :].expand(-1, -1, n, -1)
         out = self._join(self._attend(q, k, v, mask)).view(b, num, n, -1)
-        return merge(out, self.window_size, hp, wp, dilated=True)[:, :height, :width]
+        return crop(merge(out, self.window_size, hp, wp, dilated=True), height, width)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         return attention(q, k, v, mask, dropout=self.attn_drop_rate if self.training else 0.0)
@@ -157,6 +160,7 @@ class GGDeiT(BaseBackbone):
         drop_path_rate: Stochastic depth of the last block. Default: that of the arch.
         frozen_stages: -1 freezes nothing, 0 the stem, 1 everything.
         with_cp: Recompute every block in the backward pass to save memory.
+        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
         norm_cfg: Config of all norms; they act on the last axis.
         init_cfg: Initialisation; no weights were ever released.
 
@@ -186,6 +190,7 @@ class GGDeiT(BaseBackbone):
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        compile: Union[bool, dict] = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: InitCfg = None,
         **unknown: Any,
@@ -196,6 +201,7 @@ class GGDeiT(BaseBackbone):
             out_indices=(0,),
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            compile=compile,
             norm_cfg=norm_cfg or dict(type='LN', eps=1e-6),
             init_cfg=init_cfg,
             unknown=unknown,

@@ -10,11 +10,10 @@ leaves open follows Swin.
 
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import Block, WindowAttention, build_channels_last_norm, pad_to_windows
+from ..layers import Block, WindowAttention, build_channels_last_norm, pad_image, pad_to_windows
 from .base import BaseBackbone, InitCfg, run_block
 
 GAZES = ('conv', 'attn', 'none')
@@ -44,9 +43,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, C, H, W) -> map (B, ceil(H / patch), ceil(W / patch), embed_dims)."""
-        height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        x = self.proj(x).permute(0, 2, 3, 1)
+        x = self.proj(pad_image(x, self.patch_size)).permute(0, 2, 3, 1)
         return x if self.norm is None else self.norm(x)
 
 
@@ -125,6 +122,7 @@ class GGTransformer(BaseBackbone):
             first one. Default: that of the arch.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
         with_cp: Recompute every block in the backward pass to save memory.
+        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
         norm_cfg: Config of all norms; they act on the last axis.
         init_cfg: Initialisation; 'Pretrained' takes checkpoints of this package: no weights
             were ever released.
@@ -174,6 +172,7 @@ class GGTransformer(BaseBackbone):
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        compile: Union[bool, dict] = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: InitCfg = None,
         **unknown: Any,
@@ -184,6 +183,7 @@ class GGTransformer(BaseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            compile=compile,
             norm_cfg=norm_cfg or dict(type='LN', eps=1e-5),
             init_cfg=init_cfg,
             unknown=unknown,

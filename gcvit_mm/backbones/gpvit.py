@@ -8,7 +8,6 @@ the paper's.
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
@@ -20,8 +19,11 @@ from ..layers import (
     PositionEmbedding,
     WindowAttention,
     convolve,
+    crop,
     depthwise_conv,
+    known_equal,
     merge,
+    pad_image,
     pad_to_windows,
     padding_mask,
     partition,
@@ -65,8 +67,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, in_channels, H, W) -> map (B, ceil(H / 8), ceil(W / 8), C)."""
-        x = self.convs(self.stem(x))
-        x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
+        x = pad_image(self.convs(self.stem(x)), 4)
         return self.projection(x).permute(0, 2, 3, 1)
 
 
@@ -97,8 +98,8 @@ class StripeAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) -> (B, H, W, C)."""
-        height, width = x.shape[1:3]
-        qkv = self.qkv(x).unflatten(-1, (3, 2, -1))
+        b, height, width, _ = x.shape
+        qkv = self.qkv(x).view(b, height, width, 3, 2, -1)
         sizes = (height, self.stripe), (self.stripe, width)
         halves = [
             self._attend(qkv[..., i, :].flatten(3), size, self.v_convs[i])
@@ -116,13 +117,14 @@ class StripeAttention(nn.Module):
         qkv_windows = windows.flatten(0, 1).chunk(3, -1)
         q, k, v = (split_heads(t, self.num_heads) for t in qkv_windows)
         mask = None
-        if (hp, wp) != (height, width):
+        if not known_equal((hp, wp), (height, width)):
             hidden = ~padding_mask(height, width, size, q.device)
             mask = q.new_zeros(hidden.shape).masked_fill_(hidden, float('-inf'))
             mask = mask.repeat(b, 1)[:, None, None, :].expand(-1, -1, q.shape[2], -1)
         out = join_heads(attention(q, k, v, mask))
-        out = out + convolve(v_conv, qkv_windows[2].unflatten(1, size)).flatten(1, 2)
-        return merge(out.unflatten(0, (b, num)), size, hp, wp)[:, :height, :width]
+        values = qkv_windows[2].reshape(b * num, *size, out.shape[-1])
+        out = (out + convolve(v_conv, values).flatten(1, 2)).view(b, num, *out.shape[1:])
+        return crop(merge(out, size, hp, wp), height, width)
 
 
 class LocalBlock(Block):
@@ -200,6 +202,7 @@ class GPViT(BaseBackbone):
             first one. Default: that of classification.
         frozen_stages: -1 freezes nothing, 0 stem and embeddings, i those and the first i layers.
         with_cp: Recompute every layer in the backward pass to save memory.
+        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
         norm_cfg: Config of the norms of local layers and outputs; they act on the last axis.
         group_norm_cfg: Config of the norms of tokens in GP layers.
         conv_norm_cfg: Config of the norms of convolutions.
@@ -234,6 +237,7 @@ class GPViT(BaseBackbone):
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        compile: Union[bool, dict] = False,
         norm_cfg: Optional[dict] = None,
         group_norm_cfg: Optional[dict] = None,
         conv_norm_cfg: Optional[dict] = None,
@@ -246,6 +250,7 @@ class GPViT(BaseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            compile=compile,
             norm_cfg=norm_cfg or dict(type='LN', eps=1e-6),
             init_cfg=init_cfg,
             unknown=unknown,

@@ -2,10 +2,10 @@
 
 from typing import Any, Optional, Sequence, Tuple, Union
 
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ..layers import crop, pad_image
 from .base import run_block
 from .gpvit import GPViT
 from .vit_adapter import ViTAdapter
@@ -104,10 +104,11 @@ class GPViTAdapter(GPViT):
         """
         self.check_image(x)
         height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % 32, 0, -height % 32))
+        x = pad_image(x, 32)
         outs = self.adapter(x, self.embed(x), self._run_layers)
         return tuple(
-            out[:, :, : -(-height // s), : -(-width // s)] for s, out in zip(self.out_strides, outs)
+            crop(out, (height + s - 1) // s, (width + s - 1) // s, first=2)
+            for s, out in zip(self.out_strides, outs)
         )
 
     def _run_layers(self, exchange: int, x: Tensor) -> Tensor:

@@ -200,6 +200,7 @@ class ScalableViT(BaseBackbone):
             first one. Default: that of the arch, published for classification only.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
         with_cp: Recompute every block in the backward pass to save memory.
+        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
         norm_cfg: Config of all norms but the one inside SSA; they act on the last axis.
         init_cfg: Initialisation; 'Pretrained' takes the authors' and our layout.
 
@@ -231,6 +232,7 @@ class ScalableViT(BaseBackbone):
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        compile: Union[bool, dict] = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: InitCfg = None,
         **unknown: Any,
@@ -241,6 +243,7 @@ class ScalableViT(BaseBackbone):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
+            compile=compile,
             norm_cfg=norm_cfg or dict(type='LN', eps=1e-6),
             init_cfg=init_cfg,
             unknown=unknown,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from ..layers import build_channels_last_norm, depthwise_conv
-from ..layers.deform_attn import DeformableAttention, Sizes
+from ..layers.deform_attn import DeformableAttention, Sizes, to_map
 from .base import run_block
 
 STRIDES = (4, 8, 16, 32)
@@ -29,7 +29,7 @@ def grid_centers(sizes: Sizes, device: torch.device) -> Tensor:
     for h, w in sizes:
         ys = (torch.arange(h, dtype=torch.float32, device=device) + 0.5) / h
         xs = (torch.arange(w, dtype=torch.float32, device=device) + 0.5) / w
-        centers.append(torch.stack([xs.repeat(h), ys.repeat_interleave(w)], -1))
+        centers.append(torch.stack([xs.expand(h, w), ys[:, None].expand(h, w)], -1).flatten(0, 1))
     return torch.cat(centers)
 
 
@@ -98,7 +98,7 @@ class ConvFFN(nn.Module):
         """Tokens (B, N, C) of maps of these sizes -> (B, N, C)."""
         x = self.fc1(x).transpose(1, 2)
         maps = zip(x.split([h * w for h, w in sizes], 2), sizes)
-        x = torch.cat([self.dwconv(part.unflatten(2, size)).flatten(2) for part, size in maps], 2)
+        x = torch.cat([self.dwconv(to_map(part, size)).flatten(2) for part, size in maps], 2)
         return self.fc2(self.act(x.transpose(1, 2)))
 
 
@@ -195,7 +195,7 @@ class Interaction(nn.Module):
     ) -> Tuple[Tensor, Tensor]:
         """Tokens (B, h * w, C), pyramid (B, N, C) of these sizes -> both, changed."""
         x = run_block(self.injector, self.with_cp, x, c, sizes)
-        x = run_layers(x.unflatten(1, sizes[0])).flatten(1, 2)
+        x = run_layers(x.view(x.shape[0], *sizes[0], x.shape[2])).flatten(1, 2)
         for extractor in (self.extractor, *self.extra_extractors):
             c = run_block(extractor, self.with_cp, c, x, sizes)
         return x, c
@@ -315,10 +315,10 @@ class ViTAdapter(nn.Module):
         for k, interaction in enumerate(self.interactions):
             x, c = interaction(x, c, sizes, partial(run_layers, k))
         parts = c.transpose(1, 2).split([h * w for h, w in sizes], 2)
-        maps = {s: part.unflatten(2, size) for s, part, size in zip((8, 16, 32), parts, sizes)}
+        maps = {s: to_map(part, size) for s, part, size in zip((8, 16, 32), parts, sizes)}
         if self.up is not None:
             maps[4] = self.up(maps[8]) + c1
-        last = x.transpose(1, 2).unflatten(2, sizes[0])
+        last = to_map(x.transpose(1, 2), sizes[0])
         return tuple(self._leave(maps[stride], last, stride) for stride in self.out_strides)
 
     def _leave(self, x: Tensor, last: Tensor, stride: int) -> Tensor:

@@ -44,7 +44,8 @@ class Layout:
             if any(re.search(pattern, key) for pattern in self.drop):
                 continue
             key = _rename(key, self.rules)
-            if value.ndim == 4 and any(re.search(pattern, key) for pattern in self.squeeze):
+            convolution = value.shape[2:] == (1, 1)
+            if convolution and any(re.search(pattern, key) for pattern in self.squeeze):
                 value = value[:, :, 0, 0]
             converted[key] = value
         return converted

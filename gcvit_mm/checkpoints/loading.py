@@ -4,12 +4,13 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..layers import PositionEmbedding, RelativePositionBias
-from .convert import split_state_dict
+from .convert import BACKBONE, split_state_dict
 from .reading import read_checkpoint, unwrap
 
 if TYPE_CHECKING:
@@ -45,6 +46,26 @@ def _has_no_use(key: str, backbone: 'BaseBackbone') -> bool:
     return stage > last or (stage == last and '.downsample.' in key)
 
 
+def _plain_weights(
+    content: Dict[str, Any], checkpoint: str, ema: bool = False
+) -> Dict[str, Tensor]:
+    """Take the weights out of a checkpoint; they must be finite numbers."""
+    try:
+        state = unwrap(content, ema)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'checkpoint {checkpoint}: {error}: name the file that the training saved'
+        ) from error
+    for key, value in state.items():
+        plain = value.layout is torch.strided and not (value.is_quantized or value.is_complex())
+        if not plain or value.is_meta or not value.isfinite().all():
+            raise CheckpointError(
+                f'checkpoint {checkpoint}: {key} holds numbers that are not finite, or is no plain '
+                'tensor: take an earlier checkpoint'
+            )
+    return state
+
+
 def _fit_positions(state: Dict[str, Tensor], model: nn.Module) -> List[str]:
     """Resize bias tables and position embeddings in place; return what was done."""
     resized = {RelativePositionBias: 0, PositionEmbedding: 0}
@@ -52,8 +73,11 @@ def _fit_positions(state: Dict[str, Tensor], model: nn.Module) -> List[str]:
         if not isinstance(module, (RelativePositionBias, PositionEmbedding)):
             continue
         key = f'{name}.{module.fitted}'
-        fitted = module.fit(state[key]) if key in state else None
-        if fitted is not None and fitted is not state[key]:
+        stored = state.get(key)
+        if stored is None or stored.ndim != getattr(module, module.fitted).ndim:
+            continue
+        fitted = module.fit(stored)
+        if fitted is not stored:
             state[key] = fitted
             resized[type(module)] += 1
     notes = []
@@ -75,7 +99,9 @@ def _fit_stem(
     """
     notes = []
     for key in (f'{name}.weight' for name in backbone.stem_convs):
-        if key not in state or key not in own or state[key].shape[1] == own[key].shape[1]:
+        if key not in state or key not in own or state[key].ndim != own[key].ndim:
+            continue
+        if state[key].shape[1] == own[key].shape[1]:
             continue
         stored, channels = state[key].shape[1], own[key].shape[1]
         mean = state[key].mean(1, keepdim=True) * stored / channels
@@ -133,13 +159,19 @@ def load_pretrained(
     Raises:
         CheckpointError: If the file cannot be read or does not fit the backbone.
     """
-    state = unwrap(read_checkpoint(checkpoint, trust_checkpoint), ema)
+    state = _plain_weights(read_checkpoint(checkpoint, trust_checkpoint), checkpoint, ema)
     if prefix:
         prefix = prefix.rstrip('.') + '.'
         state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
         if not state:
             raise CheckpointError(f"checkpoint {checkpoint} has no keys that begin with '{prefix}'")
-    state, rest, layout = split_state_dict(state)
+    try:
+        state, rest, layout = split_state_dict(state)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'checkpoint {checkpoint}: {error}: give one of these families, or name the part of '
+            "the file with 'prefix' in init_cfg"
+        ) from error
     own = backbone.state_dict()
     notes = _fit_positions(state, backbone) + _fit_stem(state, own, backbone)
 
@@ -198,7 +230,7 @@ def load_model(
     while hasattr(model, 'module'):
         model = model.module
     content = read_checkpoint(checkpoint, trust_checkpoint)
-    state = unwrap(content)
+    state = _plain_weights(content, checkpoint)
     own = model.state_dict()
     _fit_positions(state, model)
     problems = _problems(state, own)
@@ -215,3 +247,38 @@ def load_model(
         print_log(f'--allow-partial: {"; ".join(problems)}', 'current', logging.WARNING)
     meta = content.get('meta')
     return meta if isinstance(meta, dict) else {}
+
+
+def check_whole_model(model: nn.Module, content: dict, checkpoint: str, resume: bool) -> None:
+    """Check a checkpoint before mmengine loads it, which passes over what does not fit.
+
+    Args:
+        model: The model that will be trained.
+        content: The checkpoint, read.
+        checkpoint: Its path, for messages.
+        resume: Whether training goes on from it, so that all weights must fit; otherwise most of
+            those of the backbone must (other heads are usual).
+
+    Raises:
+        CheckpointError: If it does not fit, or holds weights that are not finite.
+    """
+    state, own = _plain_weights(content, checkpoint), model.state_dict()
+    name = type(model).__name__
+    if resume:
+        problems = _problems(state, own, ignore=[k for k in state if k not in own])
+        if problems:
+            raise CheckpointError(
+                f'--resume: {checkpoint} does not fit the {name} of this config: '
+                f'{"; ".join(problems)}: use the config it was trained with'
+            )
+        return
+    _fit_positions(state, model)
+    wanted = [k for k in own if k.startswith(BACKBONE)] or list(own)
+    good = [k for k in wanted if k in state and state[k].shape == own[k].shape]
+    if 2 * len(good) < len(wanted):
+        raise CheckpointError(
+            f'load_from: {checkpoint} fits {len(good)} of {len(wanted)} weights of the '
+            f'{"backbone" if wanted[0].startswith(BACKBONE) else name} of this config: name a '
+            'checkpoint of the same model, convert released ones with '
+            'tools/convert_checkpoint.py, or give them as init_cfg of the backbone'
+        )

@@ -1,17 +1,19 @@
 """Finding, downloading and reading checkpoint files."""
 
 import argparse
+import codecs
 import os
 import os.path as osp
 import pickle
-from contextlib import nullcontext
-from typing import Any, ContextManager, Dict
+from types import SimpleNamespace
+from typing import Any, Dict
 from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 
 from ..errors import CheckpointError
 
@@ -72,21 +74,43 @@ def local_path(source: str) -> str:
     return source
 
 
-def _safe_globals() -> ContextManager:
-    """Allow the harmless classes that trainers store beside the weights."""
-    if not hasattr(torch.serialization, 'safe_globals'):  # torch < 2.5
-        return nullcontext()
-    allowed: list = [argparse.Namespace]
-    allowed += {type(np.dtype(code)) for code in '?' + np.typecodes['AllInteger'] + 'efd'}
-    try:  # what mmengine's own checkpoints hold
-        from mmengine.runner.checkpoint import get_torch_safe_globals
+def _harmless() -> Dict[str, Any]:
+    """What trainers store beside the weights and no file can misuse, by its name in a file."""
+    things: list = [argparse.Namespace, HistoryBuffer, slice, np.ndarray, np.dtype]
+    things += {type(np.dtype(code)) for code in '?' + np.typecodes['AllInteger'] + 'efd'}
+    named = {f'{thing.__module__}.{thing.__qualname__}': thing for thing in things}
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1, numpy 2
+        named[f'{module}._reconstruct'] = np.zeros(1).__reduce__()[0]
+        named[f'{module}.scalar'] = np.float64(0).__reduce__()[0]
+    named['_codecs.encode'] = codecs.encode  # bytes within arrays
+    # Not getattr itself: with it a file can reach any function.
+    named['builtins.getattr'] = _method_of_history
+    return named
 
-        # Not getattr itself: with it a file can reach any function.
-        allowed += [known for known in get_torch_safe_globals() if known is not getattr]
-        allowed.append((_method_of_history, 'builtins.getattr'))
-    except ImportError:
-        pass
-    return torch.serialization.safe_globals(allowed)
+
+def _load_safely(path: str) -> Any:
+    """Read a file that may name nothing but weights and what is harmless."""
+    if digit_version(torch.__version__) >= digit_version('2.6'):
+        with torch.serialization.safe_globals([(v, k) for k, v in _harmless().items()]):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    # Older ones cannot be told what else is harmless; restricted as pickle's manual describes.
+    from torch import _weights_only_unpickler
+
+    known = {**_weights_only_unpickler._get_allowed_globals(), **_harmless()}
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            module = 'builtins' if module == '__builtin__' else module  # as protocol 2 has it
+            if f'{module}.{name}' not in known:
+                raise pickle.UnpicklingError(f'weights_only: {module}.{name} is asked for')
+            return known[f'{module}.{name}']
+
+    restricted = SimpleNamespace(
+        __name__='restricted',
+        Unpickler=Unpickler,
+        load=lambda file, **options: Unpickler(file, **options).load(),
+    )
+    return torch.load(path, map_location='cpu', pickle_module=restricted, weights_only=False)
 
 
 def _method_of_history(owner: Any, name: str) -> Any:
@@ -109,8 +133,10 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
     """
     path = local_path(source)
     try:
-        with _safe_globals():
-            checkpoint = torch.load(path, map_location='cpu', weights_only=not trust_checkpoint)
+        if trust_checkpoint:
+            checkpoint = torch.load(path, map_location='cpu', weights_only=False)
+        else:
+            checkpoint = _load_safely(path)
     except pickle.UnpicklingError as error:
         if 'weights_only' in str(error).lower() and not trust_checkpoint:
             raise CheckpointError(
@@ -123,13 +149,14 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
             f'checkpoint {path} holds an object of a class that is not here ({error}): install '
             'its package, or save the weights alone where it is'
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # damaged bytes may raise anything
         raise CheckpointError(
             f'checkpoint {path} is damaged or no checkpoint: fetch it again'
         ) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
-            f'checkpoint {path} holds a {type(checkpoint).__name__} instead of weights'
+            f'checkpoint {path} holds a {type(checkpoint).__name__} instead of weights: name '
+            'the file that the training saved'
         )
     return checkpoint
 
@@ -154,7 +181,8 @@ def unwrap(checkpoint: Dict[str, Any], ema: bool = False) -> Dict[str, torch.Ten
     if ema and found is None:
         raise CheckpointError(f'no averaged weights in the checkpoint (looked for {EMA_KEYS})')
     state = checkpoint if found is None else checkpoint[found]
-    state = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    named = {k: v for k, v in state.items() if isinstance(k, str)}
+    state = {k: v for k, v in named.items() if isinstance(v, torch.Tensor)}
     while True:  # wrappers may be nested in any order
         prefix = next((p for p in WRAPPER_PREFIXES if any(k.startswith(p) for k in state)), None)
         if prefix is None:

@@ -1,11 +1,13 @@
 """Looking at the data of a config before hours are spent on it.
 
-``python -m gcvit_mm check-data CONFIG`` reads it all; tools/train.py calls
+``python -m gcvit_mm check-data CONFIG`` reads it all; tools/train.py and tools/test.py call
 :func:`check_classes`, which asks what can be known in a moment.
 """
 
 import argparse
 import collections
+import contextlib
+import io
 import json
 import os
 import os.path as osp
@@ -20,19 +22,27 @@ from mmengine.registry import init_default_scope
 from ..errors import UserError
 from . import launch
 from .data_pictures import paint, spread
-from .data_report import Report, build, find_datasets, head_classes, some
+from .data_report import Report, build, find_datasets, head_classes, read_picture, some
+from .explain import described
 from .hooks import batch_size_advice
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
 # MB of an annotation file that is still read in a moment.
 SMALL_FILE = 50
+# Pictures or label maps that are.
+GLANCE = 8
 IGNORED = 255
+# Said of objects that mmdet passes over.
+LEFT_OUT = '(left out)'
 
 
 # ------------------------------------------------------------------ in a moment
 def check_classes(cfg: Config, *loaders: str) -> None:
-    """Check the classes of the data against heads and annotations, as far as that is quick.
+    """Check the data against heads and annotations, as far as that is quick.
+
+    Heads are compared with the classes; annotation files that are not large are read, and a few
+    label maps.
 
     Args:
         cfg: The config.
@@ -48,16 +58,18 @@ def check_classes(cfg: Config, *loaders: str) -> None:
     for loader in loaders:
         for node in find_datasets(cfg, loader):
             dataset = build(node)
-            classes = dataset.metainfo.get('classes')
-            check_heads(cfg, loader, classes, report)
             path = getattr(dataset, 'ann_file', '')
             small = osp.isfile(path) and osp.getsize(path) < SMALL_FILE * 1e6
-            if classes and small and hasattr(dataset, 'COCOAPI'):
-                categories = read_coco(path, report).get('categories')
-                if categories:
-                    check_categories(loader, path, categories, classes, report)
+            if small if hasattr(dataset, 'COCOAPI') else hasattr(dataset, 'reduce_zero_label'):
+                with contextlib.redirect_stdout(io.StringIO()):  # pycocotools' own words
+                    check_dataset(cfg, loader, node, GLANCE, report)
+            else:
+                check_heads(cfg, loader, dataset.metainfo.get('classes'), report)
         if report.errors:
-            raise UserError('; '.join(report.errors))
+            raise UserError(
+                '; '.join(report.errors[:3])
+                + f' ({len(report.errors)} errors: python -m gcvit_mm check-data says more)'
+            )
 
 
 def check_heads(cfg: Config, loader: str, classes: Any, report: Report) -> None:
@@ -78,13 +90,23 @@ def read_coco(path: str, report: Report) -> dict:
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
-    except (OSError, ValueError) as error:
-        report.error(f'{path} cannot be read: {error}')
+    except (OSError, ValueError, RecursionError) as error:
+        report.error(f'{path} cannot be read: {error}: it must be JSON in COCO format')
         return {}
-    missing = {'images', 'annotations', 'categories'} - set(content)
+    parts = ('images', 'annotations', 'categories')
+    missing = set(parts) - set(content if isinstance(content, dict) else [])
     if missing:
         report.error(f'{path} has no {some(sorted(missing))}: it is not in COCO format')
         return {}
+    for part in parts:
+        rows = content[part]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            report.error(f'{path}: its {part} are no list of dicts: it is not in COCO format')
+            return {}
+        odd = [row['id'] for row in rows if not isinstance(row.get('id', 0), (int, str))]
+        if odd:
+            report.error(f'{path}: {part} have ids that are no numbers: {some(odd)}')
+            return {}
     return content
 
 
@@ -92,7 +114,7 @@ def check_categories(
     loader: str, path: str, categories: List[dict], classes: Any, report: Report
 ) -> None:
     """The config names the categories of the file, in their order."""
-    names = [category['name'] for category in categories]
+    names = [str(category.get('name')) for category in categories]
     absent = [name for name in classes if name not in names]
     order = [name for name in names if name in classes]
     fix = "set metainfo.classes to the names of the file's categories, in their order"
@@ -125,7 +147,7 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
         twice = [key for key, count in counts.items() if count > 1 or key is None]
         if twice:
             report.error(f'{where}: {name} ids missing or not unique: {some(twice)}')
-    bad = [row.get('id') for row in images if not {'file_name', 'width', 'height'} <= set(row)]
+    bad = [row.get('id') for row in images if not is_image(row)]
     if bad:
         report.error(f'{where}: images without file_name, width or height: ids {some(bad)}')
         return
@@ -135,8 +157,8 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
         step.get('with_mask') for step in launch._dicts(node.get('pipeline')) if 'type' in step
     )
     needed = {'bbox', 'area', 'image_id', 'category_id'} | ({'segmentation'} if masks else set())
-    sizes = {row['id']: (row['width'], row['height']) for row in images}
-    known = {row['id'] for row in categories}
+    sizes = {row.get('id'): (row['width'], row['height']) for row in images}
+    known = {row.get('id') for row in categories}
     found: Dict[str, list] = collections.defaultdict(list)
     used: Dict[Any, List[bool]] = collections.defaultdict(list)
     for row in annotations:
@@ -144,13 +166,15 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
         lacking = needed - set(row)
         if lacking:
             found[f'annotations without {some(sorted(lacking))}'].append(key)
-        elif row['image_id'] not in sizes:
+        elif not is_listed(row['image_id'], sizes):
             found['annotations of an image that is not listed'].append(key)
-        elif row['category_id'] not in known:
+        elif not is_listed(row['category_id'], known):
             found['annotations of an unknown category'].append(key)
         else:
             used[row['image_id']].append(bool(row.get('iscrowd')))
             kind = box_flaw(row['bbox'], row['area'], *sizes[row['image_id']])
+            if not kind and masks and not row.get('iscrowd') and not is_mask(row['segmentation']):
+                kind = 'annotations whose segmentation is no list of polygons and no mask'
             if kind:
                 found[kind].append(key)
     for kind, keys in found.items():
@@ -160,6 +184,10 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
     if not used:
         report.error(f'{where}: no objects at all')
         return
+    if all(all(crowds) for crowds in used.values()):
+        report.error(f'{where}: all objects are crowds, which nothing is learned from')
+    if sum(map(len, used.values())) == sum(len(k) for name, k in found.items() if LEFT_OUT in name):
+        report.error(f'{where}: all boxes lie outside of their images or are too small')
     for kind, keys in (
         ('without objects', [key for key in sizes if key not in used]),
         ('with crowds only', [key for key, crowds in used.items() if all(crowds)]),
@@ -177,16 +205,51 @@ def box_flaw(box: List[float], area: float, width: int, height: int) -> str:
         width: Of the image.
         height: Of the image.
     """
-    if len(box) != 4 or not np.isfinite(np.asarray(box, dtype=float)).all():
+    numbers = [*box, area] if isinstance(box, list) else []
+    if len(numbers) != 5 or not all(is_number(value) for value in numbers):
         return 'annotations whose box is not four numbers'
     x, y, w, h = box
     if w < 1 or h < 1 or area <= 0:
-        return 'boxes smaller than a pixel, or of no area (left out)'
+        return f'boxes smaller than a pixel, or of no area {LEFT_OUT}'
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return 'boxes outside of their image (left out)'
+        return f'boxes outside of their image {LEFT_OUT}'
     if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
         return 'boxes beyond the border of their image'
     return ''
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+
+
+def is_listed(key: Any, known: Any) -> bool:
+    """Whether an id is among the known; lists and the like are none."""
+    return isinstance(key, (int, str, float)) and key in known
+
+
+def is_image(row: dict) -> bool:
+    """Whether a row of images names a file and its size."""
+    size = [row.get(key) for key in ('width', 'height')]
+    numbers = all(isinstance(value, (int, float)) and value > 0 for value in size)
+    return numbers and isinstance(row.get('file_name'), str)
+
+
+def is_mask(segmentation: Any) -> bool:
+    """Whether a segmentation is a list of polygons or a run-length encoding."""
+    if isinstance(segmentation, dict):
+        return isinstance(segmentation.get('counts'), (str, list)) and 'size' in segmentation
+    return (
+        isinstance(segmentation, list)
+        and bool(segmentation)
+        and all(
+            isinstance(ring, list)
+            and len(ring) >= 6
+            and len(ring) % 2 == 0
+            and all(is_number(value) for value in ring)
+            for ring in segmentation
+        )
+    )
 
 
 def report_missing(where: str, paths: List[str], report: Report) -> None:
@@ -222,7 +285,9 @@ def check_maps(
         labels = read_map(row['seg_map_path'])
         if labels is None:
             if osp.isfile(row['seg_map_path']):
-                report.error(f'{loader}: {row["seg_map_path"]} cannot be read')
+                report.error(
+                    f'{loader}: {row["seg_map_path"]} cannot be read: it is no picture, or damaged'
+                )
             continue
         if labels.ndim != 2:
             report.error(
@@ -230,7 +295,7 @@ def check_maps(
                 'a pixel, the number of its class'
             )
             continue
-        image = mmcv.imread(row['img_path'])
+        image = read_picture(row['img_path'])
         if image is not None and image.shape[:2] != labels.shape:
             report.error(
                 f'{loader}: {row["seg_map_path"]} has {labels.shape[::-1]} pixels, its '
@@ -272,7 +337,8 @@ def read_map(path: str) -> Any:
     if not osp.isfile(path):
         return None
     try:
-        return mmcv.imread(path, flag='unchanged', backend='pillow').squeeze()
+        labels = mmcv.imread(path, flag='unchanged', backend='pillow')
+        return labels[..., 0] if labels.ndim == 3 and labels.shape[2] == 1 else labels
     except Exception:  # Pillow raises all kinds of errors
         return None
 
@@ -304,7 +370,7 @@ def check_pictures(where: str, rows: List[dict], report: Report) -> None:
         path = row['img_path']
         if not osp.isfile(path):
             continue  # counted as missing
-        image = mmcv.imread(path)
+        image = read_picture(path)
         if image is None:
             report.error(f'{where}: {path} cannot be read: it is no picture, or damaged')
         elif 'height' in row and (row['height'], row['width']) != image.shape[:2]:
@@ -369,7 +435,7 @@ def check_dataset(cfg: Config, loader: str, node: dict, samples: int, report: Re
         report.error(str(error))
         return None
     except Exception as error:  # whatever a data set of the config's choice may raise
-        report.error(f'{loader}: its data cannot be read: {type(error).__name__}: {error}')
+        report.error(f'{loader}: its data cannot be read: {described(error)}')
         return None
     classes = dataset.metainfo.get('classes')
     if not coco:

@@ -10,7 +10,9 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS
 
-from .data_report import Report, find_datasets
+from .data_report import Report, find_datasets, room_for_text
+from .explain import described
+from .guards import check_dataset
 
 PAINTED = 8
 
@@ -30,6 +32,7 @@ def paint(cfg: Config, loader: str, folder: str, report: Report) -> str:
     import matplotlib.figure
 
     dataset = DATASETS.build(cfg[loader].dataset)
+    check_dataset(dataset, training=False)
     visualizer = VISUALIZERS.build(
         {**cfg.visualizer, 'vis_backends': [], 'name': f'check_{loader}'}
     )
@@ -42,7 +45,7 @@ def paint(cfg: Config, loader: str, folder: str, report: Report) -> str:
             try:
                 item = dataset[index]
             except Exception as error:  # whatever a pipeline may raise
-                report.error(f'{loader}: its pipeline fails: {type(error).__name__}: {error}')
+                report.error(f'{loader}: its pipeline fails: {described(error)}')
                 return ''
             file = osp.join(scratch, f'{i}.png')
             paint_one(cfg, visualizer, item, file, unresized)
@@ -85,7 +88,7 @@ def paint_one(cfg: Config, visualizer: Any, item: dict, file: str, unresized: bo
     if unresized:
         image = mmcv.imresize(image, sample.ori_shape[1::-1])
     if cfg.default_scope == 'mmpretrain':
-        options = dict(resize=224) if min(image.shape[:2]) < 224 else {}
+        options = room_for_text(*image.shape[:2])
         visualizer.visualize_cls(image, sample, draw_pred=False, out_file=file, **options)
         return
     if cfg.default_scope == 'mmdet' and 'gt_instances' in sample:

@@ -2,8 +2,12 @@
 
 from typing import Any, Iterator, List, Tuple
 
+import mmcv
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+
+from ..errors import UserError
+from .explain import cannot_build, what_was_built
 
 # Heads whose classes are not those of the data: objectness, stuff.
 OTHER_CLASSES = ('rpn_head', 'semantic_head')
@@ -37,6 +41,21 @@ def some(things: Any, count: int = 3) -> str:
     return ', '.join(str(thing) for thing in things[:count]) + more
 
 
+def read_picture(path: str) -> Any:
+    """Read a picture as the pipelines do, None where that fails."""
+    try:
+        return mmcv.imread(path)
+    except Exception:  # the decoders raise all kinds of errors
+        return None
+
+
+def room_for_text(height: int, width: int) -> dict:
+    """Option of mmpretrain's visualizer that enlarges small pictures, but no strip a pixel high."""
+    short, long = min(height, width), max(height, width)
+    side = min(224, 2240 * short // long)
+    return dict(resize=side) if side > short else {}
+
+
 def find_datasets(cfg: Config, loader: str) -> Iterator[dict]:
     """The data sets of a loader, inside whatever wraps them."""
     nodes = [(cfg.get(loader) or {}).get('dataset')]
@@ -49,8 +68,16 @@ def find_datasets(cfg: Config, loader: str) -> Iterator[dict]:
 
 
 def build(node: dict) -> Any:
-    """Build a data set without reading its annotations."""
-    return DATASETS.build({**node, 'lazy_init': True})
+    """Build a data set without reading its annotations.
+
+    Raises:
+        UserError: If its config does not fit.
+    """
+    try:
+        return DATASETS.build({**node, 'lazy_init': True})
+    except Exception as error:  # whatever a data set of the config's choice may raise
+        built = what_was_built(error) or node.get('type')
+        raise UserError(cannot_build(str(built), error)) from error
 
 
 def head_classes(node: Any, path: str = 'model') -> Iterator[Tuple[str, int]]:

@@ -28,6 +28,8 @@ OPS = 'mmcv._ext'
 USE = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
 # torch from this version on has no torchvision yet.
 WITHOUT_TORCHVISION = (2, 13)
+# torch from this version on works with numpy 2.
+NUMPY_2 = (2, 3)
 # Imports modules one after another and says what came of it, line by line.
 PROBE = """
 import importlib, json, sys
@@ -164,6 +166,7 @@ def check_python(wanted: str) -> Row:
 def check_torch(wanted: Dict[str, Any], probes: Dict[str, Dict[str, Any]]) -> List[Row]:
     """torch, its CUDA, torchvision and numpy."""
     rows: List[Row] = []
+    torch_is = release(probes['torch'].get('version', ''))
     for name in ('numpy', 'torch'):
         found, requirement = probes[name], wanted.get(name)
         version = found.get('version') or installed(name) or ''
@@ -175,6 +178,9 @@ def check_torch(wanted: Dict[str, Any], probes: Dict[str, Dict[str, Any]]) -> Li
             rows.append(Row(name, version, problem, fix))
         elif not fits(requirement, version):
             rows.append(Row(name, version, f'{PACKAGE} needs {requirement}', fix))
+        elif name == 'numpy' and release(version) >= (2, 0) and () < torch_is < NUMPY_2:
+            problem = f'torch {".".join(map(str, torch_is))} was built for numpy 1'
+            rows.append(Row(name, version, problem, "pip install 'numpy<2'"))
         else:
             rows.append(Row(name, version))
     torch = probes['torch']

@@ -136,6 +136,12 @@ class SeedEveryStep(Hook):
         iterator: Any = getattr(loop, 'dataloader_iterator', None)
         if hasattr(sampler, 'skip') and hasattr(iterator, 'skip_iter'):
             iterator.skip_iter = batches.skip
+        elif iterator is not None and not hasattr(iterator, 'skip_iter'):
+            # mmengine < 0.10.12 has begun to load; it also loads what a resumed run passes over.
+            if hasattr(sampler, '_indices_of_rank'):
+                sampler.indices = sampler._indices_of_rank()
+            loader._iterator = None  # persistent workers hold the data set as it was
+            iterator._iterator = iter(loader)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed what the model draws in this step."""

@@ -2,18 +2,25 @@
 
 import argparse
 import difflib
+import inspect
 import os
 import os.path as osp
+import subprocess
 import sys
 from typing import Any, Callable, Iterator, Optional
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.dist import init_dist
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import FlexibleRunner, Runner
 
 from .. import backbones
 from ..checkpoints import local_path
 from ..errors import CheckpointError, UserError
+from .explain import described, explain
+from .guards import check_channels, guard, read_safely
+from .resume import restart_store, restarts
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 # The default hooks that mmengine's runner adds by itself.
@@ -25,20 +32,63 @@ MMENGINE_HOOKS = (
     'param_scheduler',
     'checkpoint',
 )
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Settings that must be dicts, and the least values of counts.
+SECTIONS = (
+    'model',
+    'model.backbone',
+    'model.neck',
+    'model.data_preprocessor',
+    'train_cfg',
+    'optim_wrapper',
+    'optim_wrapper.optimizer',
+    'default_hooks',
+    'env_cfg',
+    *LOADERS,
+    *(f'{loader}.dataset' for loader in LOADERS),
+)
+COUNTS = {
+    'train_cfg.max_iters': 1,
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
+    **{f'{loader}.batch_size': 1 for loader in LOADERS},
+    **{f'{loader}.num_workers': 0 for loader in LOADERS},
+}
 # mmpretrain's data sets whose classes are the folders they lie in, unless a list is given.
 CLASS_FOLDER_DATASETS = ('ImageNet', 'CustomDataset')
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run the main function of a tool; bad input ends it with one line and status 2."""
+    """Run the main function of a tool; errors end it with one line, bad input with status 2.
+
+    What nobody foresaw has status 1, and its traceback where there are several processes.
+    ``GCVIT_MM_TRACEBACK=1`` shows where an error comes from in any case.
+    """
     try:
         main()
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr, flush=True)
-        sys.exit(2)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr, flush=True)
         sys.exit(130)
+    except Exception as error:
+        line, status = explain(error)
+        if status == 1 and int(os.environ.get('WORLD_SIZE', 1)) > 1:
+            raise  # torch says which rank it was
+        print(f'error: {line}', file=sys.stderr, flush=True)
+        sys.exit(status)
+
+
+class KeyValue(DictAction):
+    """mmengine's ``DictAction``, with an error for words that are no KEY=VALUE."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        """Parse the words after an option."""
+        wrong = [word for word in values if not word.partition('=')[1] or word.startswith('=')]
+        if wrong:
+            parser.error(f'{option}: {wrong[0]} is no KEY=VALUE, e.g. train_cfg.max_epochs=1')
+        try:
+            super().__call__(parser, namespace, values, option)
+        except Exception as error:  # unbalanced brackets and the like
+            parser.error(f'{option}: {" ".join(values)} cannot be read: {error}')
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +97,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValue,
         metavar='KEY=VALUE',
         help='change settings of the config, e.g. train_dataloader.batch_size=4',
     )
@@ -69,7 +119,7 @@ def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     """Read a config file.
 
     Raises:
-        UserError: If it does not exist, or does not parse.
+        UserError: If it does not exist or does not parse, or a setting has the wrong type.
     """
     if not osp.isfile(path):
         folder = osp.dirname(path) or '.'
@@ -79,13 +129,87 @@ def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         raise UserError(f'config {path} does not exist: {hint}')
     try:
         cfg = Config.fromfile(path)
-    except (SyntaxError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
-        raise UserError(f'config {path} cannot be read: {error}') from error
+    except Exception as error:  # a config is a program
+        raise UserError(f'config {path} cannot be read: {described(error)}: correct it') from error
     if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+        check_options(cfg, cfg_options)
+        try:
+            cfg.merge_from_dict(cfg_options)
+        except Exception as error:  # a key inside of what is no dict, or beyond a list
+            raise UserError(
+                f'--cfg-options {_culprit(path, cfg_options)}: {described(error)}: correct the '
+                f'key, or set what holds it in {path}'
+            ) from error
     if 'model' not in cfg:
         raise UserError(f'config {path} has no model: give one of the files beside _base_')
+    check_types(cfg)
     return cfg
+
+
+def _culprit(path: str, cfg_options: dict) -> str:
+    """The option that cannot be set; all where each of them can."""
+    for key, value in cfg_options.items():
+        try:
+            Config.fromfile(path).merge_from_dict({key: value})
+        except Exception:
+            return key
+    return ', '.join(cfg_options)
+
+
+def check_options(cfg: Config, cfg_options: dict) -> None:
+    """Check that options do not set misspelt sections, which nothing would read.
+
+    Raises:
+        UserError: If one is not in the config, but nearly.
+    """
+    for option in cfg_options:
+        key = option.split('.')[0]
+        close = difflib.get_close_matches(key, list(cfg), n=1, cutoff=0.85)
+        if key not in cfg and key not in inspect.signature(Runner).parameters and close:
+            raise UserError(
+                f'--cfg-options {option}: the config has no {key}: did you mean {close[0]}?'
+            )
+
+
+def check_types(cfg: Config) -> None:
+    """Check the types of what is read before anything is built.
+
+    Raises:
+        UserError: If a section is no dict, or a count no number; the message names the key.
+    """
+    for key in SECTIONS:
+        value = _get(cfg, key)
+        if value is not None and not isinstance(value, dict):
+            raise UserError(f'config: {key} is {value!r}: it must be a dict')
+    hooks = cfg.get('default_hooks') or {}
+    wrong = [f'default_hooks.{k}' for k, v in hooks.items() if isinstance(v, (str, int, list))]
+    if cfg.get('model') is None:
+        wrong = ['model']
+    elif cfg.model.get('backbone', {}) is None:
+        wrong = ['model.backbone']
+    if wrong:
+        raise UserError(f'config: {wrong[0]} is {_get(cfg, wrong[0])!r}: it must be a dict')
+    for key, least in COUNTS.items():
+        value = _get(cfg, key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and least <= value == value // 1):
+            raise UserError(
+                f'config: {key} is {value!r}: it must be a whole number from {least} up'
+            )
+    for loader in LOADERS:
+        names = _get(cfg, f'{loader}.dataset.metainfo.classes')
+        if names is not None and not isinstance(names, (list, tuple)):
+            raise UserError(
+                f'config: {loader}.dataset.metainfo.classes is {names!r}: it must be a list of '
+                "names, e.g. ('cat', 'dog')"
+            )
+
+
+def _get(node: Any, path: str) -> Any:
+    """Value of a dotted key, None where there is none."""
+    for key in path.split('.'):
+        node = node.get(key) if isinstance(node, (dict, Config)) else None
+    return node
 
 
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
@@ -145,11 +269,30 @@ def build_runner(cfg: Config) -> Runner:
     """Build mmengine's runner, joining the process group first where there is no GPU."""
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         init_gloo(cfg.launcher)
+    elif cfg.launcher == 'pytorch' and restarts():
+        init_dist('pytorch', **cfg.env_cfg.dist_cfg, **restart_store())
     # NAME=None takes a hook away; of those that are not its own, mmengine does not know that
     for name, hook in list((cfg.get('default_hooks') or {}).items()):
         if hook is None and name not in MMENGINE_HOOKS:
             cfg.default_hooks.pop(name)
-    return Runner.from_cfg(cfg)
+    read_safely(bool(cfg.get('trust_checkpoint')))
+    # configs/strategies name a runner of their own
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, (Runner, FlexibleRunner)):
+        guard(runner)
+    return runner
+
+
+def build_model(cfg: Config) -> Any:
+    """Build the model of a config without a runner.
+
+    Raises:
+        UserError: If the channels of its parts do not fit each other.
+    """
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    check_channels(cfg, model)
+    return model
 
 
 def init_gloo(launcher: str) -> None:
@@ -164,9 +307,18 @@ def init_gloo(launcher: str) -> None:
         os.environ['RANK'] = os.environ['SLURM_PROCID']
         os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
         os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', '0')
-        os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+        os.environ.setdefault('MASTER_ADDR', first_slurm_node())
         os.environ.setdefault('MASTER_PORT', '29500')
-    torch.distributed.init_process_group('gloo')
+    torch.distributed.init_process_group('gloo', **restart_store())
+
+
+def first_slurm_node() -> str:
+    """Name of the first machine of a Slurm job."""
+    nodes = os.environ.get('SLURM_JOB_NODELIST')
+    if nodes is None or int(os.environ.get('SLURM_JOB_NUM_NODES', 1)) == 1:
+        return '127.0.0.1'
+    command = ['scontrol', 'show', 'hostnames', nodes]
+    return subprocess.check_output(command, text=True).split()[0]
 
 
 # ---------------------------------------------------------------------- files
@@ -244,6 +396,13 @@ def check_data(cfg: Config, *loaders: str) -> None:
                     )
             if node.get('type') in CLASS_FOLDER_DATASETS and paths:
                 _check_class_folders(loader, node, osp.join(root, paths[0]))
+        evaluator = loader.replace('dataloader', 'evaluator')
+        for node in _dicts(cfg.get(evaluator) or {}):
+            path = node.get('ann_file')
+            if path and '://' not in path and not osp.isfile(path):
+                raise UserError(
+                    f'{evaluator}: {path} does not exist: name the annotations of {loader}'
+                )
 
 
 def _check_class_folders(loader: str, node: dict, folder: str) -> None:

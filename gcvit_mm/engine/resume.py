@@ -7,12 +7,14 @@ import re
 import zipfile
 from typing import Any, Iterable, List, Optional, Tuple
 
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
+from torch.distributed import PrefixStore, TCPStore
 
 from ..errors import CheckpointError, UserError
 
@@ -88,6 +90,8 @@ class SafeCheckpointHook(CheckpointHook):
     - Weights that are no longer finite are not saved.
     - ``resume=True`` goes on from the last checkpoint that is whole and of this model; damaged
       ones are named and passed over. A file named by ``load_from`` must be whole.
+    - Training that torchrun has restarted goes on as with ``resume=True``; where it had saved
+      nothing yet, it starts as it was started at first.
 
     Args:
         kwargs: Those of ``CheckpointHook``. Files go through ``WholeFileBackend`` unless
@@ -107,26 +111,29 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             UserError: If there are checkpoints, but none to go on from.
         """
-        if not runner._resume:
+        again = restarts() > 0 and isinstance(runner._train_loop, BaseLoop)  # it is to train
+        if not (runner._resume or again):
             return
         found: List[Any] = [None, None]
         if is_main_process():
             try:
-                found[0] = self._choose(runner)
+                found[0] = self._choose(runner, again)
             except UserError as error:
                 found[1] = str(error)
         broadcast_object_list(found)
         if found[1]:
             raise CheckpointError(found[1])
         if found[0]:
-            runner._load_from = found[0]
+            runner._load_from, runner._resume = found[0], True
 
-    def _choose(self, runner: Runner) -> Optional[str]:
+    def _choose(self, runner: Runner, again: bool) -> Optional[str]:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         weights = list(model.state_dict())
         named = runner._load_from
-        if named is None:
-            return last_whole_checkpoint(runner.work_dir, weights, runner.logger.warning)
+        if again or named is None:
+            found = last_whole_checkpoint(runner.work_dir, weights, runner.logger.warning)
+            if found or named is None or not runner._resume:
+                return found
         if '://' not in named:
             flaw = checkpoint_flaw(named, weights)
             if flaw:
@@ -167,6 +174,60 @@ class SafeCheckpointHook(CheckpointHook):
             ) from error
         if self._local:
             self.file_backend.remove_now()
+
+
+def restarts() -> int:
+    """How often torchrun has restarted this process."""
+    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+
+
+def restart_store() -> dict:
+    """Where processes that torchrun has started again find each other.
+
+    torchrun keeps one store for all starts of a run, in which torch finds the addresses of
+    processes that have died (seen with 2.11; pytorch/pytorch#135712).
+
+    Returns:
+        Arguments of ``init_process_group``; none at the first start.
+    """
+    env = os.environ
+    if not restarts() or env.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        return {}
+    count = int(env['WORLD_SIZE'])
+    shared = TCPStore(env['MASTER_ADDR'], int(env['MASTER_PORT']), count, is_master=False)
+    store = PrefixStore(f'restart_{restarts()}', shared)
+    return dict(store=store, rank=int(env['RANK']), world_size=count)
+
+
+def check_strategy(cfg: Config) -> None:
+    """Check that a run whose checkpoints mmengine cannot go on from is not asked to.
+
+    Raises:
+        UserError: If a run with a strategy is to be resumed, or may be restarted.
+    """
+    again = cfg.get('resume') or int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0))
+    if 'runner_type' in cfg and again:
+        raise UserError(
+            '--resume, MAX_RESTARTS: mmengine cannot go on with a strategy: start from the weights '
+            'with --cfg-options load_from=CHECKPOINT'
+        )
+
+
+def check_restarts(cfg: Config) -> None:
+    """Check that a run which torchrun may restart will know its own checkpoints.
+
+    Raises:
+        UserError: If the last checkpoint of its work dir is not where it starts from.
+    """
+    last = next(iter(numbered_checkpoints(cfg.work_dir)), None)
+    if not int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) or last is None:
+        return
+    named = cfg.get('load_from')
+    if not cfg.get('resume') or (named and osp.realpath(named) != osp.realpath(last)):
+        raise UserError(
+            f'MAX_RESTARTS: a restart would go on from {last}, but the run starts elsewhere: '
+            '--resume without a file, or another --work-dir'
+        )
 
 
 def numbered_checkpoints(folder: str) -> List[str]:

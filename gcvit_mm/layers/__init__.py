@@ -8,11 +8,21 @@ from .attention import (
     resize_bias_table,
 )
 from .block import Block, build_channels_last_norm
-from .conv import MBConv, SqueezeExcite, convolve, depthwise_conv, halving_conv
+from .conv import MBConv, SqueezeExcite, convolve, depthwise_conv, halving_conv, halving_max_pool
 from .deform_attn import DeformableAttention
 from .mlp import Mlp
 from .position import PositionEmbedding
-from .window import merge, pad_to_windows, padded_size, padding_mask, partition, to_2tuple
+from .window import (
+    crop,
+    known_equal,
+    merge,
+    pad_image,
+    pad_to_windows,
+    padded_size,
+    padding_mask,
+    partition,
+    to_2tuple,
+)
 
 __all__ = [
     'Block',
@@ -26,9 +36,13 @@ __all__ = [
     'WindowAttention',
     'build_channels_last_norm',
     'convolve',
+    'crop',
     'depthwise_conv',
     'halving_conv',
+    'halving_max_pool',
+    'known_equal',
     'merge',
+    'pad_image',
     'pad_to_windows',
     'padded_size',
     'padding_mask',

@@ -11,7 +11,16 @@ from torch.nn.init import trunc_normal_
 
 from .conv import depthwise_conv
 from .recompute import RecomputedAttention
-from .window import Size, merge, pad_to_windows, padding_mask, partition
+from .window import (
+    Size,
+    crop,
+    is_compiling,
+    known_equal,
+    merge,
+    pad_to_windows,
+    padding_mask,
+    partition,
+)
 
 
 def _without_cudnn(device: torch.device) -> ContextManager:
@@ -30,7 +39,7 @@ def _without_cudnn(device: torch.device) -> ContextManager:
 
 def _bias_learns(bias: Tensor) -> bool:
     learns = bias.requires_grad and torch.is_grad_enabled()
-    return learns and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return learns and not is_compiling() and not torch.jit.is_tracing()
 
 
 def attention(
@@ -68,9 +77,10 @@ def attention(
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
     bias = bias.to(q.dtype)
-    shared = bias.shape == (1, *q.shape[1:3], k.shape[2])
-    if q.device.type == 'cpu' and shared and not dropout and _bias_learns(bias):
-        return RecomputedAttention.apply(q, k, v, bias, d**-0.5 if scale is None else scale)
+    if q.device.type == 'cpu' and not dropout and _bias_learns(bias):
+        # the shape is asked last: it may be a symbol where nothing learns
+        if bias.shape == (1, *q.shape[1:3], k.shape[2]):
+            return RecomputedAttention.apply(q, k, v, bias, d**-0.5 if scale is None else scale)
     bias = bias.expand(q.shape[0], -1, -1, -1)
     with _without_cudnn(q.device):
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
@@ -88,7 +98,7 @@ def check_heads(embed_dims: int, num_heads: int) -> None:
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Tokens (B, N, C) -> heads (B, heads, N, C / heads)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], num_heads, -1).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
@@ -133,8 +143,8 @@ def resize_bias_table(table: Tensor, size: Size, num_heads: int) -> Tensor:
     Raises:
         ValueError: If the table is not that of a square window or has other heads.
     """
-    side = math.isqrt(table.shape[0])
-    if table.ndim != 2 or side * side != table.shape[0] or side % 2 == 0:
+    side = math.isqrt(table.shape[0]) if table.ndim == 2 else 0
+    if not side or side * side != table.shape[0] or side % 2 == 0:
         raise ValueError(f'a table of shape {tuple(table.shape)} belongs to no square window')
     if table.shape[1] != num_heads:
         raise ValueError(f'the table has {table.shape[1]} heads, the model {num_heads}')
@@ -191,12 +201,12 @@ class RelativePositionBias(nn.Module):
         keep = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing())
         if keep and cached is not None and cached.dtype == dtype:
             # A compiled model cannot see the version; there train() and loading drop the bias.
-            if torch.compiler.is_compiling() or self._cached_for == self._table_version():
+            if is_compiling() or self._cached_for == self._table_version():
                 return cached
         bias = table.to(dtype).t()[:, self.index.flatten()]
         bias = bias.view(1, self.num_heads, self.num_tokens, -1)[..., : self.num_tokens]
         keep = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing())
-        if keep and not torch.compiler.is_compiling():
+        if keep and not is_compiling():
             self._cached, self._cached_for = bias, self._table_version()
         return bias
 
@@ -354,9 +364,9 @@ class WindowAttention(nn.Module):
         out = attention(q, k, v, self._bias(q, height, width, hp, wp), dropout=dropout)
         out = self._to_map(out, windows, hp, wp)
         if self.v_conv is not None:
-            values = self._to_map(v, windows, hp, wp)[:, :height, :width]
-            out = out[:, :height, :width] + self._convolve(self.v_conv, values)
-        return self.proj_drop(self.proj(out))[:, self.offset : height, self.offset : width]
+            values = crop(self._to_map(v, windows, hp, wp), height, width)
+            out = crop(out, height, width) + self._convolve(self.v_conv, values)
+        return crop(self.proj_drop(self.proj(out)), height, width, self.offset)
 
     def _convolve(self, conv: nn.Module, values: Tensor) -> Tensor:
         """Run the convolution of the values on their map (B, H, W, C)."""
@@ -368,7 +378,7 @@ class WindowAttention(nn.Module):
         images = windows.view(-1, *self.window_size, windows.shape[-1]).permute(0, 3, 1, 2)
         convolved = conv(images).permute(0, 2, 3, 1).reshape(windows.shape)
         hp, wp = values.shape[1:3]
-        return merge(convolved, self.window_size, hp, wp, self.dilated)[:, :height, :width]
+        return crop(merge(convolved, self.window_size, hp, wp, self.dilated), height, width)
 
     def _to_map(self, heads: Tensor, windows: Tensor, hp: int, wp: int) -> Tensor:
         """Heads (B * nW, heads, N, d) -> map (B, hp, wp, C)."""
@@ -387,7 +397,7 @@ class WindowAttention(nn.Module):
 
     def _bias(self, q: Tensor, height: int, width: int, hp: int, wp: int) -> Optional[Tensor]:
         bias = None if self.rel_pos is None else self.rel_pos(q.dtype)
-        hidden = self.mask_padding and (hp, wp) != (height, width)
+        hidden = self.mask_padding and not known_equal((hp, wp), (height, width))
         if not hidden and not self.offset:
             return bias
         size, offset = self.window_size, self.offset

@@ -65,6 +65,17 @@ class EvenConv(nn.Conv2d):
         return super().forward(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
 
 
+def halving_max_pool(x: Tensor) -> Tensor:
+    """3x3 max pooling of stride 2: map (B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)).
+
+    Padded here and not by the pooling, whose rounding would tie exported and compiled graphs to
+    even or to odd sides.
+    """
+    height, width = x.shape[2:]
+    bottom, right = (height + 1) // 2 * 2 - height, (width + 1) // 2 * 2 - width
+    return F.max_pool2d(F.pad(x, (1, right, 1, bottom), value=float('-inf')), 3, stride=2)
+
+
 def halving_conv(in_dims: int, out_dims: int, overlap: bool, bias: bool) -> nn.Conv2d:
     """Build a convolution that maps a side n to ceil(n / 2), whatever its parity.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .attention import check_heads
+from .window import is_compiling
 
 DEFORM_IMPLS = ('auto', 'mmcv', 'torch')
 Sizes = Sequence[Tuple[int, int]]
@@ -21,6 +22,11 @@ def has_mmcv_op() -> bool:
         return importlib.util.find_spec('mmcv._ext') is not None
     except (ImportError, ValueError):
         return False
+
+
+def to_map(x: Tensor, size: Tuple[int, int]) -> Tensor:
+    """Tokens (B, C, H * W) -> map (B, C, H, W)."""
+    return x.reshape(*x.shape[:2], *size)
 
 
 def sample_torch(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -41,7 +47,7 @@ def sample_torch(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, d, N)
     samples = [
         F.grid_sample(
-            part.unflatten(2, size),
+            to_map(part, size),
             grids[:, :, level],
             mode='bilinear',
             padding_mode='zeros',
@@ -141,12 +147,19 @@ class DeformableAttention(nn.Module):
             UserError: If ``impl='mmcv'`` cannot run here.
         """
         heads, levels, points = self.points
-        value = self.value_proj(feat).unflatten(-1, (heads, -1))
-        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
-        weights = self.attention_weights(query).unflatten(-1, (heads, -1))
+        b, queries, _ = query.shape
+        value = self.value_proj(feat).view(b, -1, heads, feat.shape[2] // heads)
+        offsets = self.sampling_offsets(query).view(b, queries, heads, levels, points, 2)
+        weights = self.attention_weights(query).view(b, queries, heads, -1)
         dtype = torch.promote_types(value.dtype, torch.float32)
-        weights = weights.to(dtype).softmax(-1).unflatten(-1, (levels, points))
-        extent = torch.tensor([(w, h) for h, w in sizes], dtype=dtype, device=query.device)
+        weights = weights.to(dtype).softmax(-1).view(b, queries, heads, levels, points)
+        # not torch.tensor(): a trace would take the sizes for constants
+        sides = [
+            torch.scalar_tensor(side, dtype=dtype, device=query.device)
+            for h, w in sizes
+            for side in (w, h)
+        ]
+        extent = torch.stack(sides).view(levels, 2)
         centers = reference.to(dtype)[:, None, None, None]
         locations = centers + offsets.to(dtype) / extent[:, None]
         sample = sample_mmcv if self._use_mmcv(value) else sample_torch
@@ -162,4 +175,4 @@ class DeformableAttention(nn.Module):
                 "deform_impl='mmcv' needs a GPU and mmcv with compiled operators: build mmcv for "
                 "this torch, or set deform_impl='auto'"
             )
-        return can and not torch.compiler.is_compiling()
+        return can and not is_compiling()

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
+from .window import known_equal
+
 
 class PositionEmbedding(nn.Module):
     """One learned vector for every token of a map, resized (bicubic) for maps of other sizes.
@@ -35,7 +37,7 @@ class PositionEmbedding(nn.Module):
 
     def _resize(self, weight: Tensor, size: Tuple[int, int]) -> Tensor:
         side = math.isqrt(weight.shape[1] - self.num_extra)
-        if tuple(size) == (side, side):
+        if known_equal(size, (side, side)):
             return weight
         extra, grid = weight.split([self.num_extra, side * side], dim=1)
         grid = grid.transpose(1, 2).reshape(1, -1, side, side)

@@ -23,6 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+try:
+    from torch.compiler import is_compiling
+except ImportError:  # torch < 2.3
+    from torch._utils import is_compiling
+
 Size = Tuple[int, int]
 
 
@@ -42,9 +47,28 @@ def to_2tuple(value: Union[int, Sequence[int]], name: str = 'size') -> Size:
     return pair[0], pair[1]
 
 
+def known_equal(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Tell whether two sizes are equal for every image.
+
+    While a model is exported or compiled for any size, sizes are symbols: asking ``a == b`` would
+    tie the graph to the answer for one image. Then, this is ``False`` unless it can be proved.
+    """
+    if torch.jit.is_tracing():
+        return False
+    if not is_compiling():
+        return tuple(a) == tuple(b)
+    from torch.fx.experimental import symbolic_shapes
+
+    # torch < 2.2 cannot prove it, and makes a graph for each answer
+    if not hasattr(symbolic_shapes, 'statically_known_true'):
+        return tuple(a) == tuple(b)
+    return all(symbolic_shapes.statically_known_true(x == y) for x, y in zip(a, b))
+
+
 def padded_size(height: int, width: int, size: Size) -> Size:
     """Return the smallest multiple of ``size`` that holds a ``height`` x ``width`` map."""
-    return -(-height // size[0]) * size[0], -(-width // size[1]) * size[1]
+    rows, cols = (height + size[0] - 1) // size[0], (width + size[1] - 1) // size[1]
+    return rows * size[0], cols * size[1]
 
 
 def pad_to_windows(x: Tensor, size: Size) -> Tensor:
@@ -59,9 +83,36 @@ def pad_to_windows(x: Tensor, size: Size) -> Tensor:
     """
     height, width = x.shape[1:3]
     hp, wp = padded_size(height, width, size)
-    if (hp, wp) == (height, width):
+    if known_equal((hp, wp), (height, width)):
         return x
     return F.pad(x, (0, 0, 0, wp - width, 0, hp - height))
+
+
+def pad_image(x: Tensor, multiple: int) -> Tensor:
+    """Zero-pad images (B, C, H, W) at their bottom and right to multiples of some pixels."""
+    height, width = x.shape[2:]
+    hp, wp = padded_size(height, width, (multiple, multiple))
+    if known_equal((hp, wp), (height, width)):
+        return x
+    return F.pad(x, (0, wp - width, 0, hp - height))
+
+
+def crop(x: Tensor, height: int, width: int, offset: int = 0, first: int = 1) -> Tensor:
+    """Take rows ``offset`` to ``height`` and columns ``offset`` to ``width`` out of a map.
+
+    Split and not sliced: a slice compares its end with the size, which must not be asked of
+    symbols (see :func:`known_equal`).
+
+    Args:
+        x: Map (B, H, W, C), or another tensor whose axis ``first`` is H and the next one W.
+        height: Row after the last.
+        width: Column after the last.
+        offset: First row and column.
+        first: Axis of the rows.
+    """
+    for dim, end in ((first, height), (first + 1, width)):
+        x = x.split([offset, end - offset, x.shape[dim] - end], dim)[1]
+    return x
 
 
 def partition(x: Tensor, size: Size, dilated: bool = False) -> Tensor:

@@ -1,0 +1,8 @@
+# DeepSpeed's ZeRO-2 in bfloat16: optimizer states and gradients are sharded. Not tried. The config
+# that uses it also writes optim_wrapper = dict(type='DeepSpeedOptimWrapper').
+runner_type = 'FlexibleRunner'
+strategy = dict(
+    type='DeepSpeedStrategy',
+    bf16=dict(enabled=True),
+    zero_optimization=dict(stage=2, overlap_comm=True, contiguous_gradients=True),
+)

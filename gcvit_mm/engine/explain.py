@@ -1,0 +1,126 @@
+"""Saying in one line why a tool ends."""
+
+import difflib
+import logging
+import os
+import re
+import traceback
+from typing import Any, Tuple
+
+from mmengine.logging import MMLogger
+
+from ..errors import UserError
+
+# Set it to 1 to see where an error comes from.
+TRACEBACK = 'GCVIT_MM_TRACEBACK'
+# What some releases of mmengine put before the message of a class that they cannot build.
+BUILDING = re.compile(r'^class `\w+` in [\w./\\-]+: ')
+# Advice of mmengine that takes more room than what it is about.
+UNREGISTERED = re.compile(r'( is not in the \S+ registry)\. Please check .*')
+MOST = 300
+
+
+def explain(error: Exception) -> Tuple[str, int]:
+    """Say in one line why a tool ends.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The line, and the status: 2 for bad input, 1 for what nobody foresaw.
+    """
+    path = log_traceback(error)
+    if isinstance(error, UserError):
+        return one_line(error), 2
+    built = what_was_built(error)
+    if isinstance(error, ImportError):
+        return f'{described(error)}: python -m gcvit_mm doctor says what is missing', 2
+    if built:
+        return cannot_build(built, error), 2
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f'is in {path}' if path else f'is shown with {TRACEBACK}=1'
+    place = f'{last.name}, {last.filename}:{last.lineno}'
+    return f'{described(error)} ({place}); the whole traceback {where}', 1
+
+
+def cannot_build(built: str, error: BaseException) -> str:
+    """What to say when a part of a config cannot be built."""
+    return f'config: {built} cannot be built: {described(error)}: correct its arguments'
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error as one line, that of a data loader's worker as it was there."""
+    text = str(error)
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if 'Original Traceback' in text:
+        lines = [re.sub(r'^[\w.]*\bUserError: ', '', lines[-1])]
+    text = ' '.join(lines)
+    text = UNREGISTERED.sub(r'\1', text)
+    while BUILDING.match(text):
+        text = BUILDING.sub('', text)
+    return text
+
+
+def described(error: BaseException) -> str:
+    """Kind and message of an error, shortened."""
+    if isinstance(error, UserError):
+        return one_line(error)
+    text = one_line(error)
+    if not text:  # a bare assertion: the line that failed
+        frames = traceback.extract_tb(error.__traceback__)
+        text = frames[-1].line or '' if frames else ''
+    return shorten(f'{type(error).__name__}: {text}', MOST)
+
+
+def shorten(text: str, most: int) -> str:
+    """Cut a text that is longer than ``most``."""
+    return text if len(text) <= most else f'{text[:most]}...'
+
+
+def what_was_built(error: BaseException) -> str:
+    """Which part of a config mmengine's registry was building, with its arguments."""
+    found = ''
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for values in (f.f_locals for f in frames if f.f_code.co_name == 'build_from_cfg'):
+        kind, arguments = values.get('obj_type'), values.get('args')
+        if kind is None:  # it is not even a dict
+            found = shorten(repr(values.get('cfg')), MOST)
+        else:
+            kind = kind if isinstance(kind, str) else getattr(kind, '__name__', kind)
+            given = (f'{k}={shorten(repr(v), 40)}' for k, v in (arguments or {}).items())
+            found = f'{kind}({shorten(", ".join(given), MOST)})'
+            close = nearest(str(kind), values.get('registry'))
+            found += f' (did you mean {close}?)' if close else ''
+    return ' '.join(found.split())
+
+
+def nearest(name: str, registry: Any) -> str:
+    """The name in a registry that is most like one that is not in it; '' if there is none."""
+    try:
+        if registry is None or registry.get(name) is not None:
+            return ''
+    except Exception:  # what looks like a path of modules is imported
+        return ''
+    known: list = []
+    while registry is not None:
+        known += registry.module_dict
+        registry = registry.parent
+    return next(iter(difflib.get_close_matches(name, known, n=1)), '')
+
+
+def log_traceback(error: BaseException) -> str:
+    """Write where an error comes from into the log of the run; return the file, '' without one.
+
+    It goes to the terminal too where the environment variable ``GCVIT_MM_TRACEBACK`` is set.
+    """
+    text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
+    if os.environ.get(TRACEBACK, '0') != '0':
+        print(text, flush=True)
+    path = ''
+    for handler in MMLogger.get_current_instance().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(logging.LogRecord('gcvit_mm', logging.ERROR, '', 0, text, None, None))
+            path = handler.baseFilename
+    return path

@@ -1,0 +1,72 @@
+"""Export a segmentor, a classifier or a backbone to ONNX, and check it with onnxruntime.
+
+Examples:
+    python tools/export_onnx.py configs/upernet_gcvit_t_160k.py CHECKPOINT upernet.onnx
+    python tools/export_onnx.py configs/mask_gcvit_t_3x.py CHECKPOINT maps.onnx --backbone
+"""
+
+import argparse
+import os
+import os.path as osp
+
+from mmengine.registry import MODELS, init_default_scope
+
+from gcvit_mm import UserError
+from gcvit_mm.checkpoints import load_model
+from gcvit_mm.engine import launch
+from gcvit_mm.engine.export import export_onnx, part_to_export, verify_onnx
+
+
+def main() -> None:
+    """Export and verify."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    launch.add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint of the whole model')
+    parser.add_argument('out', metavar='OUT.onnx', help='file to write')
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        default=(224, 224),
+        metavar=('H', 'W'),
+        help='image to trace with; default 224 224',
+    )
+    parser.add_argument('--fixed', action='store_true', help='one image of this size only')
+    parser.add_argument('--backbone', action='store_true', help='the backbone by itself')
+    parser.add_argument('--opset', type=int, default=17, help='version of the operators (17)')
+    parser.add_argument('--trust-checkpoint', action='store_true', help='read Python objects too')
+    args = parser.parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_file(args.checkpoint, 'checkpoint')
+    if not osp.isdir(osp.dirname(osp.abspath(args.out))):
+        raise UserError(f'the folder of {args.out} does not exist: create it first')
+    cfg.launcher = 'none'
+    launch.use_cpu(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    whole = MODELS.build(cfg.model)
+    load_model(whole, args.checkpoint, trust_checkpoint=args.trust_checkpoint)
+    model = part_to_export(cfg, whole, args.backbone)
+
+    height, width = args.size
+    channels = whole.backbone.in_channels
+    partial = f'{args.out}.partial'
+    try:
+        names = export_onnx(model, partial, (height, width), channels, args.fixed, args.opset)
+        sizes = [(1, height, width)]
+        if not args.fixed:
+            sizes += [(2, height + 1, width + 37), (3, height // 2 + 11, width // 2 + 6)]
+        worst = verify_onnx(model, partial, sizes, channels)
+        os.replace(partial, args.out)
+    finally:
+        if osp.exists(partial):
+            os.remove(partial)
+    shape = f'1x{channels}x{height}x{width}' if args.fixed else f'Bx{channels}xHxW'
+    print(f'{args.out}: image ({shape}) -> {", ".join(names)}')
+    print(
+        f'onnxruntime agrees with torch within {worst:.1e} of the largest value, at '
+        + ', '.join('x'.join(map(str, size)) for size in sizes)
+    )
+
+
+if __name__ == '__main__':
+    launch.run_tool(main)

@@ -6,11 +6,11 @@ unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs clean clean-env
+.PHONY: help setup demo test test-openmmlab lint docs clean clean-env
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+		printf '  make %-15s %s\n' "$$name" "$$text"; done
 
 setup: ## make .venv ready (needs Python 3.10-3.12 and a C++ compiler; about 15 minutes once)
 	@bash tools/setup_env.sh
@@ -20,6 +20,15 @@ demo: setup ## run the demo (on the CPU when the mmcv operators are built for th
 
 test: setup ## run the tests on all cores; make test ARGS='-k name' runs some of them
 	@$(PY) -m pytest -n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(ARGS)
+
+# Build, forward, load, train, evaluate: what must also work on the last open-mmlab releases.
+CORE := $(patsubst %,tests/test_%.py,window attention recompute gcvit scalablevit gg_transformer \
+	gpvit backbones checkpoints optim hooks resume end_to_end families_end_to_end)
+
+test-openmmlab: ## run the core of the tests on the last open-mmlab releases, in .venv-openmmlab
+	@bash tools/setup_openmmlab.sh
+	@source .venv-openmmlab/bin/activate && python -m pytest -p no:cacheprovider \
+		-n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(CORE) $(ARGS)
 
 lint: setup ## check style and types
 	@$(PY) -m ruff check .
@@ -32,7 +41,7 @@ docs: setup ## build the documentation into docs/_build/html
 
 clean: ## remove build outputs and caches, keep .venv
 	rm -rf build dist docs/_build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
-clean-env: ## remove .venv; the next setup makes it anew
-	rm -rf .venv .setup
+clean-env: ## remove .venv and .venv-openmmlab; the next set-up makes them anew
+	rm -rf .venv .venv-openmmlab .setup

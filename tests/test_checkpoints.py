@@ -6,7 +6,10 @@ import os
 import re
 import sys
 import types
+import zipfile
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from gcvit_reference import nvlabs_classifier_state, nvlabs_detection_state, nvlabs_name
@@ -716,12 +719,29 @@ def test_mmengine_checkpoint_is_read_safely(tmp_path):
         state_dict={f'backbone.{k}': v for k, v in state.items()},
         message_hub=hub.state_dict(),
         optimizer=optimizer.state_dict(),
-        param_schedulers=[dict(last_step=3)],
+        param_schedulers=[dict(last_step=3, milestones=Counter([8, 11]))],
     )
     save_checkpoint(checkpoint, str(path))
     assert_equal_states(build(path).state_dict(), state)
     history = read_checkpoint(str(path))['message_hub']['log_scalars']['train/loss']
     assert history.mean() == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_numbers_of_the_other_numpy(tmp_path):
+    """numpy 1 and 2 have different names for the same; a file of either needs no trust."""
+    path = save(tmp_path, dict(state_dict=own_state(), best=np.float64(1.5), curve=np.arange(3)))
+    names = [b'numpy.core.multiarray', b'numpy._core.multiarray']
+    own, other = names if np.__version__ < '2' else names[::-1]
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(tmp_path / 'other.pth', 'w') as file:
+        for name, data in content.items():
+            if name.endswith('data.pkl'):
+                assert own in data
+                data = data.replace(own, other)
+            file.writestr(name, data)
+    read = read_checkpoint(str(tmp_path / 'other.pth'))
+    assert read['best'] == 1.5 and read['curve'].tolist() == [0, 1, 2]
 
 
 def test_unwrap_prefers_the_weights():

@@ -91,6 +91,13 @@ def test_copies_run_eagerly(counters):
     assert counters['stats']['unique_graphs'] == 1
 
 
+def test_old_torch_is_refused(monkeypatch):
+    """torch 2.1 cannot compile these models; it says so before it tries."""
+    monkeypatch.setattr(torch, '__version__', '2.1.2+cu121')
+    with pytest.raises(ValueError, match='compile needs torch 2.2 or later'):
+        GCViT('xxtiny', compile=True)
+
+
 def test_options_are_passed_on():
     """Unknown options are torch's errors, not ignored."""
     with pytest.raises((TypeError, RuntimeError)):

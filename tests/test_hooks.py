@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import time
@@ -251,5 +250,4 @@ def test_one_rank_dies(shapes, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert 'ValueError: rank one has had enough' in output, output[-4000:]
-    assert re.search(r'Root Cause.*?\brank +: 1 ', output, re.S), output[-4000:]
     assert process.returncode != 0

@@ -10,11 +10,13 @@ from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence
 import torch
 import torch.utils.checkpoint as cp
 from mmengine.model import BaseModule
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from ..errors import CheckpointError
 from ..layers import build_channels_last_norm
+from ..layers.window import is_compiling
 
 InitCfg = Union[dict, List[dict], None]
 
@@ -80,7 +82,7 @@ class BaseBackbone(BaseModule):
         self.with_cp = with_cp
         self.norm_cfg = norm_cfg
         if compile is not False:
-            if not hasattr(self, 'compile'):
+            if digit_version(torch.__version__) < digit_version('2.2'):
                 raise ValueError('compile needs torch 2.2 or later: leave it out')
             options = {} if compile is True else dict(compile)
             self.compile(**{'dynamic': True, **options})
@@ -177,6 +179,7 @@ class BaseBackbone(BaseModule):
         for i in self.out_indices if norms else ():
             self.add_module(f'norm{i}', build_channels_last_norm(self.norm_cfg, embed_dims[i]))
         self.apply(self.init_module)
+        self.to(memory_format=torch.channels_last)  # else convolutions reorder their weights
         self._freeze()
 
     # ------------------------------------------------------------------ weights
@@ -313,7 +316,7 @@ def run_block(block: nn.Module, with_cp: bool, *args: Any) -> Tensor:
         tensors = [a for a in args if isinstance(a, Tensor)]
         if any(t.requires_grad for t in (*tensors, *block.parameters())):
             options: dict = dict(context_fn=partial(_forward_and_recompute, block))
-            if torch.compiler.is_compiling():  # changes statistics once by itself
+            if is_compiling():  # changes statistics once by itself
                 options = {}
             return cp.checkpoint(block, *args, use_reentrant=False, **options)
     return block(*args)

@@ -2,6 +2,7 @@
 
 from typing import Any, Optional, Sequence, Tuple, Union
 
+import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
@@ -83,7 +84,7 @@ class GPViTAdapter(GPViT):
             conv_norm_cfg=self.conv_norm_cfg,
             deform_impl=deform_impl,
             with_cp=self.with_cp,
-        )
+        ).to(memory_format=torch.channels_last)
         self.out_strides = self.adapter.out_strides
         self.out_channels = (settings['embed_dims'],) * len(self.out_strides)
 

@@ -5,6 +5,7 @@ import codecs
 import os
 import os.path as osp
 import pickle
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, Dict
 from urllib.parse import urlparse
@@ -76,7 +77,8 @@ def local_path(source: str) -> str:
 
 def _harmless() -> Dict[str, Any]:
     """What trainers store beside the weights and no file can misuse, by its name in a file."""
-    things: list = [argparse.Namespace, HistoryBuffer, slice, np.ndarray, np.dtype]
+    things: list = [argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype]
+    things += [bytearray, complex, Counter, set, slice, torch.device]  # as newer torch does
     things += {type(np.dtype(code)) for code in '?' + np.typecodes['AllInteger'] + 'efd'}
     named = {f'{thing.__module__}.{thing.__qualname__}': thing for thing in things}
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1, numpy 2

@@ -110,6 +110,8 @@ def crop(x: Tensor, height: int, width: int, offset: int = 0, first: int = 1) ->
         offset: First row and column.
         first: Axis of the rows.
     """
+    if known_equal((offset, *x.shape[first : first + 2]), (0, height, width)):
+        return x
     for dim, end in ((first, height), (first + 1, width)):
         x = x.split([offset, end - offset, x.shape[dim] - end], dim)[1]
     return x

@@ -84,7 +84,8 @@ class GPViTAdapter(GPViT):
             conv_norm_cfg=self.conv_norm_cfg,
             deform_impl=deform_impl,
             with_cp=self.with_cp,
-        ).to(memory_format=torch.channels_last)
+        )
+        self.adapter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.out_strides = self.adapter.out_strides
         self.out_channels = (settings['embed_dims'],) * len(self.out_strides)
 

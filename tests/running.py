@@ -77,7 +77,14 @@ def iterations(count: int) -> list:
         'default_hooks.logger.interval=1',
         'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False',
+        'randomness.seed=0',
     ]
+
+
+def falls(curve: dict) -> bool:
+    """Whether the last third of the losses is lower than the first, on average."""
+    values, third = [curve[i] for i in sorted(curve)], len(curve) // 3
+    return sum(values[-third:]) < sum(values[:third])
 
 
 def coco_options(shapes, *heads: str) -> list:

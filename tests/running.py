@@ -12,6 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='')
 # Real images for tests, where they are.
 SAMPLES = ROOT.parent / 'shared' / 'data'
+# The configs of the drawn shapes, and the folder that each takes its data from.
+DET = 'configs/mask_gcvit_xxt_shapes.py'
+SEG = 'configs/upernet_gcvit_xxt_shapes.py'
+CLS = 'configs/cls_gcvit_xxt_shapes.py'
+FOLDERS = {DET: 'coco', SEG: 'ade/ADEChallengeData2016', CLS: 'imagenet'}
 SHAPE_CLASSES = "('circle','square','triangle','star','cross')"
 # Small heads: the code that runs is the same.
 SMALL_RCNN = [

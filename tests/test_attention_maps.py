@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from running import one_line_error, run
+from running import CLS, DET, SEG, one_line_error, run
 from torch import nn
 
 from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT, UserError
@@ -434,9 +434,6 @@ def test_centre_crop_of_mmpretrain(squares, tmp_path):
 
 
 # ---------------------------------------------------------------------- the tool
-DET = 'configs/mask_gcvit_xxt_shapes.py'
-SEG = 'configs/upernet_gcvit_xxt_shapes.py'
-CLS = 'configs/cls_gcvit_xxt_shapes.py'
 
 
 def checkpoint(config, folder):

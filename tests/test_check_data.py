@@ -10,20 +10,16 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
-from running import ENV, ROOT, one_line_error
+from running import CLS, DET, ENV, FOLDERS, ROOT, SEG, one_line_error
 
 from gcvit_mm import UserError
 from gcvit_mm.engine import check_data, data_pictures, data_report, launch
+from gcvit_mm.engine.data_coco import box_flaw
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
-
-DET = 'configs/mask_gcvit_xxt_shapes.py'
-SEG = 'configs/upernet_gcvit_xxt_shapes.py'
-CLS = 'configs/cls_gcvit_xxt_shapes.py'
-FOLDERS = {DET: 'coco', SEG: 'ade/ADEChallengeData2016', CLS: 'imagenet'}
 
 
 @pytest.fixture
@@ -203,7 +199,7 @@ def test_box_flaw_agrees_with_mmdet(data):
         lazy_init=True,
     )
     kept = [bool(row['instances']) for row in dataset.load_data_list()]
-    flaws = [check_data.box_flaw(row['bbox'], row['area'], 100, 90) for row in annotations]
+    flaws = [box_flaw(row['bbox'], row['area'], 100, 90) for row in annotations]
     assert kept == ['left out' not in flaw for flaw in flaws]
     assert 20 < sum(kept) < 280
 

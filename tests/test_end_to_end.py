@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from running import (
+    DET,
+    SEG,
     SMALL_MULTI_SCALE,
     SMALL_RCNN,
     ade_options,
@@ -28,9 +30,6 @@ from running import (
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
-
-DET = 'configs/mask_gcvit_xxt_shapes.py'
-SEG = 'configs/upernet_gcvit_xxt_shapes.py'
 
 
 @pytest.fixture(scope='module')

@@ -14,13 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from fuzzing import fuzz
+from hypothesis import example, given
 from hypothesis import strategies as st
 from make_shapes import make_shapes
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
-from running import ROOT, one_line_error, run
+from running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error, run
 
 from gcvit_mm import UserError
 from gcvit_mm.engine import check_data, guards, launch
@@ -30,23 +31,8 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
 
-DET = 'configs/mask_gcvit_xxt_shapes.py'
-SEG = 'configs/upernet_gcvit_xxt_shapes.py'
-CLS = 'configs/cls_gcvit_xxt_shapes.py'
-FOLDERS = {DET: 'coco', SEG: 'ade/ADEChallengeData2016', CLS: 'imagenet'}
 ANNOTATIONS = 'coco/annotations/instances_train2017.json'
 FIX = r'replace|take|correct|mend|draw|mark|add |set |must|check-data|it is no|give|name '
-
-
-def fuzz(examples):
-    """Settings: the same cases every time, no limit of time, a folder shared by all cases."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 @pytest.fixture(scope='module')

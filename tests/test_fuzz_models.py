@@ -10,29 +10,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from fuzzing import fuzz
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.config import Config
-from running import ROOT, one_line_error, run
+from running import CLS, ROOT, SEG, one_line_error, run
 from test_backbones import FAMILIES, make
 
 from gcvit_mm import CheckpointError, GCViT, UserError
 from gcvit_mm.checkpoints import check_whole_model, load_model, load_pretrained
 from gcvit_mm.engine import explain, launch
-
-SEG = 'configs/upernet_gcvit_xxt_shapes.py'
-CLS = 'configs/cls_gcvit_xxt_shapes.py'
-
-
-def fuzz(examples):
-    """Settings: the same cases every time, no limit of time, a folder shared by all cases."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 # ------------------------------------------------------------------ pictures of any shape

@@ -1,5 +1,7 @@
 """What check-data finds, and what of a config it looks at."""
 
+import os
+import os.path as osp
 from typing import Any, Iterator, List, Tuple
 
 import mmcv
@@ -54,6 +56,17 @@ def room_for_text(height: int, width: int) -> dict:
     short, long = min(height, width), max(height, width)
     side = min(224, 2240 * short // long)
     return dict(resize=side) if side > short else {}
+
+
+def report_missing(where: str, paths: List[str], report: Report) -> None:
+    """Which files are not there, looking once into every folder."""
+    there = {
+        folder: set(os.listdir(folder or '.')) if osp.isdir(folder or '.') else set()
+        for folder in {osp.dirname(path) for path in paths}
+    }
+    missing = [p for p in paths if osp.basename(p) not in there[osp.dirname(p)]]
+    if missing:
+        report.error(f'{where}: {len(missing)} of {len(paths)} files are missing: {some(missing)}')
 
 
 def find_datasets(cfg: Config, loader: str) -> Iterator[dict]:

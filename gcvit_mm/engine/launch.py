@@ -2,12 +2,11 @@
 
 import argparse
 import difflib
-import inspect
 import os
 import os.path as osp
 import subprocess
 import sys
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine.config import Config, DictAction
@@ -18,6 +17,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from .. import backbones
 from ..checkpoints import local_path
 from ..errors import CheckpointError, UserError
+from .check_config import check_options, check_types, dicts_inside
 from .explain import described, explain
 from .guards import check_channels, guard, read_safely
 from .resume import restart_store, restarts
@@ -32,28 +32,6 @@ MMENGINE_HOOKS = (
     'param_scheduler',
     'checkpoint',
 )
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Settings that must be dicts, and the least values of counts.
-SECTIONS = (
-    'model',
-    'model.backbone',
-    'model.neck',
-    'model.data_preprocessor',
-    'train_cfg',
-    'optim_wrapper',
-    'optim_wrapper.optimizer',
-    'default_hooks',
-    'env_cfg',
-    *LOADERS,
-    *(f'{loader}.dataset' for loader in LOADERS),
-)
-COUNTS = {
-    'train_cfg.max_iters': 1,
-    'train_cfg.max_epochs': 1,
-    'train_cfg.val_interval': 1,
-    **{f'{loader}.batch_size': 1 for loader in LOADERS},
-    **{f'{loader}.num_workers': 0 for loader in LOADERS},
-}
 # mmpretrain's data sets whose classes are the folders they lie in, unless a list is given.
 CLASS_FOLDER_DATASETS = ('ImageNet', 'CustomDataset')
 
@@ -156,62 +134,6 @@ def _culprit(path: str, cfg_options: dict) -> str:
     return ', '.join(cfg_options)
 
 
-def check_options(cfg: Config, cfg_options: dict) -> None:
-    """Check that options do not set misspelt sections, which nothing would read.
-
-    Raises:
-        UserError: If one is not in the config, but nearly.
-    """
-    for option in cfg_options:
-        key = option.split('.')[0]
-        close = difflib.get_close_matches(key, list(cfg), n=1, cutoff=0.85)
-        if key not in cfg and key not in inspect.signature(Runner).parameters and close:
-            raise UserError(
-                f'--cfg-options {option}: the config has no {key}: did you mean {close[0]}?'
-            )
-
-
-def check_types(cfg: Config) -> None:
-    """Check the types of what is read before anything is built.
-
-    Raises:
-        UserError: If a section is no dict, or a count no number; the message names the key.
-    """
-    for key in SECTIONS:
-        value = _get(cfg, key)
-        if value is not None and not isinstance(value, dict):
-            raise UserError(f'config: {key} is {value!r}: it must be a dict')
-    hooks = cfg.get('default_hooks') or {}
-    wrong = [f'default_hooks.{k}' for k, v in hooks.items() if isinstance(v, (str, int, list))]
-    if cfg.get('model') is None:
-        wrong = ['model']
-    elif cfg.model.get('backbone', {}) is None:
-        wrong = ['model.backbone']
-    if wrong:
-        raise UserError(f'config: {wrong[0]} is {_get(cfg, wrong[0])!r}: it must be a dict')
-    for key, least in COUNTS.items():
-        value = _get(cfg, key)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (number and least <= value == value // 1):
-            raise UserError(
-                f'config: {key} is {value!r}: it must be a whole number from {least} up'
-            )
-    for loader in LOADERS:
-        names = _get(cfg, f'{loader}.dataset.metainfo.classes')
-        if names is not None and not isinstance(names, (list, tuple)):
-            raise UserError(
-                f'config: {loader}.dataset.metainfo.classes is {names!r}: it must be a list of '
-                "names, e.g. ('cat', 'dog')"
-            )
-
-
-def _get(node: Any, path: str) -> Any:
-    """Value of a dotted key, None where there is none."""
-    for key in path.split('.'):
-        node = node.get(key) if isinstance(node, (dict, Config)) else None
-    return node
-
-
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
     """Apply the arguments of :func:`add_run_arguments` and fit the config to this machine.
 
@@ -249,7 +171,7 @@ def check_devices() -> None:
 
 def use_cpu(cfg: Config) -> None:
     """Fit a config to a machine without GPU: gloo instead of nccl, BN instead of SyncBN."""
-    for node in _dicts(cfg._cfg_dict):
+    for node in dicts_inside(cfg._cfg_dict):
         if node.get('type') == 'SyncBN':
             node['type'] = 'BN'
     cfg.pop('sync_bn', None)
@@ -365,7 +287,7 @@ def replace_data_root(cfg: Config, root: str) -> None:
             return root + value[len(old) :]
         return value
 
-    for node in _dicts(cfg._cfg_dict):
+    for node in dicts_inside(cfg._cfg_dict):
         for key, value in list(node.items()):
             node[key] = [renew(v) for v in value] if isinstance(value, list) else renew(value)
 
@@ -381,7 +303,7 @@ def check_data(cfg: Config, *loaders: str) -> None:
         UserError: If a file or folder is missing.
     """
     for loader in loaders:
-        for node in _dicts(cfg.get(loader) or {}):
+        for node in dicts_inside(cfg.get(loader) or {}):
             if not {'data_prefix', 'ann_file', 'split'} & set(node):
                 continue
             root = node.get('data_root') or ''
@@ -397,7 +319,7 @@ def check_data(cfg: Config, *loaders: str) -> None:
             if node.get('type') in CLASS_FOLDER_DATASETS and paths:
                 _check_class_folders(loader, node, osp.join(root, paths[0]))
         evaluator = loader.replace('dataloader', 'evaluator')
-        for node in _dicts(cfg.get(evaluator) or {}):
+        for node in dicts_inside(cfg.get(evaluator) or {}):
             path = node.get('ann_file')
             if path and '://' not in path and not osp.isfile(path):
                 raise UserError(
@@ -429,14 +351,3 @@ def _check_class_folders(loader: str, node: dict, folder: str) -> None:
             f'{loader}: {folder} has {found} class folders, the config has {wanted} classes: '
             'name the classes and their number in the config (docs/data.md says how)'
         )
-
-
-def _dicts(node: Any) -> Iterator[dict]:
-    """Walk all dicts inside nested dicts, lists and tuples."""
-    if isinstance(node, dict):
-        yield node
-        for value in list(node.values()):
-            yield from _dicts(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _dicts(value)

@@ -1,17 +1,12 @@
 """Building blocks in plain torch that know no family."""
 
-from .attention import (
-    GlobalAttention,
-    RelativePositionBias,
-    WindowAttention,
-    relative_position_index,
-    resize_bias_table,
-)
+from .attention import GlobalAttention, WindowAttention
 from .block import Block, build_channels_last_norm
 from .conv import MBConv, SqueezeExcite, convolve, depthwise_conv, halving_conv, halving_max_pool
 from .deform_attn import DeformableAttention
 from .mlp import Mlp
 from .position import PositionEmbedding
+from .rel_pos import RelativePositionBias, relative_position_index, resize_bias_table
 from .window import (
     crop,
     known_equal,

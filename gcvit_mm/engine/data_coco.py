@@ -1,0 +1,180 @@
+"""What check-data asks of annotations in COCO format."""
+
+import collections
+import json
+import os.path as osp
+from typing import Any, Dict, List
+
+import numpy as np
+
+from .check_config import dicts_inside
+from .data_report import Report, report_missing, some
+
+# Said of objects that mmdet passes over.
+LEFT_OUT = '(left out)'
+
+
+def read_coco(path: str, report: Report) -> dict:
+    """Read annotations in COCO format; empty where they are none."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        report.error(f'{path} cannot be read: {error}: it must be JSON in COCO format')
+        return {}
+    parts = ('images', 'annotations', 'categories')
+    missing = set(parts) - set(content if isinstance(content, dict) else [])
+    if missing:
+        report.error(f'{path} has no {some(sorted(missing))}: it is not in COCO format')
+        return {}
+    for part in parts:
+        rows = content[part]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            report.error(f'{path}: its {part} are no list of dicts: it is not in COCO format')
+            return {}
+        odd = [row['id'] for row in rows if not isinstance(row.get('id', 0), (int, str))]
+        if odd:
+            report.error(f'{path}: {part} have ids that are no numbers: {some(odd)}')
+            return {}
+    return content
+
+
+def check_categories(
+    loader: str, path: str, categories: List[dict], classes: Any, report: Report
+) -> None:
+    """The config names the categories of the file, in their order."""
+    names = [str(category.get('name')) for category in categories]
+    absent = [name for name in classes if name not in names]
+    order = [name for name in names if name in classes]
+    fix = "set metainfo.classes to the names of the file's categories, in their order"
+    if absent:
+        report.error(f'{loader}: {path} has no category {some(absent)} ({some(names)}): {fix}')
+    elif len(set(names)) < len(names):
+        twice = [name for name, n in collections.Counter(names).items() if n > 1]
+        report.error(f'{loader}: {path} has more than one category {some(twice)}')
+    elif order != list(classes):
+        # mmdet numbers labels by the file, and names them by the config
+        report.error(f'{loader}: {path} has its categories in another order, {some(order)}: {fix}')
+    left_out = [name for name in names if name not in classes]
+    if left_out:
+        report.warn(f'{loader}: {path}: categories left out: {some(left_out)}')
+
+
+def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
+    """Images, boxes and categories of annotations in COCO format."""
+    path = dataset.ann_file
+    content = read_coco(path, report)
+    if not content:
+        return
+    where = f'{loader}: {path}'
+    images, annotations = content['images'], content['annotations']
+    categories = content['categories']
+    check_categories(loader, path, categories, dataset.metainfo['classes'], report)
+    for name, rows in (('image', images), ('annotation', annotations), ('category', categories)):
+        counts = collections.Counter(row.get('id') for row in rows)
+        twice = [key for key, count in counts.items() if count > 1 or key is None]
+        if twice:
+            report.error(f'{where}: {name} ids missing or not unique: {some(twice)}')
+    bad = [row.get('id') for row in images if not is_image(row)]
+    if bad:
+        report.error(f'{where}: images without file_name, width or height: ids {some(bad)}')
+        return
+    folder = dataset.data_prefix.get('img', '')
+    report_missing(where, [osp.join(folder, row['file_name']) for row in images], report)
+    masks = any(
+        step.get('with_mask') for step in dicts_inside(node.get('pipeline')) if 'type' in step
+    )
+    needed = {'bbox', 'area', 'image_id', 'category_id'} | ({'segmentation'} if masks else set())
+    sizes = {row.get('id'): (row['width'], row['height']) for row in images}
+    known = {row.get('id') for row in categories}
+    found: Dict[str, list] = collections.defaultdict(list)
+    used: Dict[Any, List[bool]] = collections.defaultdict(list)
+    for row in annotations:
+        key = row.get('id')
+        lacking = needed - set(row)
+        if lacking:
+            found[f'annotations without {some(sorted(lacking))}'].append(key)
+        elif not is_listed(row['image_id'], sizes):
+            found['annotations of an image that is not listed'].append(key)
+        elif not is_listed(row['category_id'], known):
+            found['annotations of an unknown category'].append(key)
+        else:
+            used[row['image_id']].append(bool(row.get('iscrowd')))
+            kind = box_flaw(row['bbox'], row['area'], *sizes[row['image_id']])
+            if not kind and masks and not row.get('iscrowd') and not is_mask(row['segmentation']):
+                kind = 'annotations whose segmentation is no list of polygons and no mask'
+            if kind:
+                found[kind].append(key)
+    for kind, keys in found.items():
+        (report.error if kind.startswith('annotations') else report.warn)(
+            f'{where}: {len(keys)} {kind}: ids {some(keys)}'
+        )
+    if not used:
+        report.error(f'{where}: no objects at all')
+        return
+    if all(all(crowds) for crowds in used.values()):
+        report.error(f'{where}: all objects are crowds, which nothing is learned from')
+    if sum(map(len, used.values())) == sum(len(k) for name, k in found.items() if LEFT_OUT in name):
+        report.error(f'{where}: all boxes lie outside of their images or are too small')
+    for kind, keys in (
+        ('without objects', [key for key in sizes if key not in used]),
+        ('with crowds only', [key for key, crowds in used.items() if all(crowds)]),
+    ):
+        if keys:
+            report.warn(f'{where}: {len(keys)} of {len(sizes)} images {kind}: ids {some(keys)}')
+
+
+def box_flaw(box: List[float], area: float, width: int, height: int) -> str:
+    """What is wrong with a box, if anything.
+
+    Args:
+        box: x, y, width and height in pixels.
+        area: Area of the object.
+        width: Of the image.
+        height: Of the image.
+    """
+    numbers = [*box, area] if isinstance(box, list) else []
+    if len(numbers) != 5 or not all(is_number(value) for value in numbers):
+        return 'annotations whose box is not four numbers'
+    x, y, w, h = box
+    if w < 1 or h < 1 or area <= 0:
+        return f'boxes smaller than a pixel, or of no area {LEFT_OUT}'
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return f'boxes outside of their image {LEFT_OUT}'
+    if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+        return 'boxes beyond the border of their image'
+    return ''
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+
+
+def is_listed(key: Any, known: Any) -> bool:
+    """Whether an id is among the known; lists and the like are none."""
+    return isinstance(key, (int, str, float)) and key in known
+
+
+def is_image(row: dict) -> bool:
+    """Whether a row of images names a file and its size."""
+    size = [row.get(key) for key in ('width', 'height')]
+    numbers = all(isinstance(value, (int, float)) and value > 0 for value in size)
+    return numbers and isinstance(row.get('file_name'), str)
+
+
+def is_mask(segmentation: Any) -> bool:
+    """Whether a segmentation is a list of polygons or a run-length encoding."""
+    if isinstance(segmentation, dict):
+        return isinstance(segmentation.get('counts'), (str, list)) and 'size' in segmentation
+    return (
+        isinstance(segmentation, list)
+        and bool(segmentation)
+        and all(
+            isinstance(ring, list)
+            and len(ring) >= 6
+            and len(ring) % 2 == 0
+            and all(is_number(value) for value in ring)
+            for ring in segmentation
+        )
+    )

@@ -14,12 +14,15 @@ from fuzzing import fuzz
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from running import CLS, ROOT, SEG, one_line_error, run
 from test_backbones import FAMILIES, make
+from torch import nn
 
 from gcvit_mm import CheckpointError, GCViT, UserError
 from gcvit_mm.checkpoints import check_whole_model, load_model, load_pretrained
 from gcvit_mm.engine import explain, launch
+from gcvit_mm.engine.guards import read_safely
 
 
 # ------------------------------------------------------------------ pictures of any shape
@@ -286,6 +289,19 @@ def test_every_other_family_is_refused(family, tmp_path):
         with pytest.raises(CheckpointError, match=said):
             check_whole_model(whole, torch.load(path), str(path), resume)
     assert all(torch.equal(v, before[k]) for k, v in whole.state_dict().items())
+
+
+@pytest.mark.parametrize('name', ['state_dict', 'model', 'module', None])
+def test_load_from_finds_the_weights(name, monkeypatch, tmp_path):
+    """Whatever trainers call them; mmengine by itself knows one name, and loads nothing else."""
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    read_safely(False)
+    path, weight = str(tmp_path / 'x.pth'), torch.randn(2, 3)
+    state = {'module.0.weight': weight} if name == 'module' else {'0.weight': weight}
+    torch.save(state if name is None else {name: state, 'epoch': 3}, path)
+    model = nn.Sequential(nn.Linear(3, 2, bias=False))
+    load_checkpoint(model, path)
+    assert torch.equal(model[0].weight, weight)
 
 
 def test_load_from_may_have_other_heads():

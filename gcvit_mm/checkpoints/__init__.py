@@ -2,7 +2,7 @@
 
 from ..errors import CheckpointError
 from .convert import convert_state_dict, detect_layout, split_state_dict
-from .loading import check_whole_model, load_model, load_pretrained
+from .loading import check_whole_model, load_model, load_pretrained, plain_weights
 from .reading import local_path, read_checkpoint, unwrap
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     'load_model',
     'load_pretrained',
     'local_path',
+    'plain_weights',
     'read_checkpoint',
     'split_state_dict',
     'unwrap',

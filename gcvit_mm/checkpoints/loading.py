@@ -46,10 +46,17 @@ def _has_no_use(key: str, backbone: 'BaseBackbone') -> bool:
     return stage > last or (stage == last and '.downsample.' in key)
 
 
-def _plain_weights(
-    content: Dict[str, Any], checkpoint: str, ema: bool = False
-) -> Dict[str, Tensor]:
-    """Take the weights out of a checkpoint; they must be finite numbers."""
+def plain_weights(content: Dict[str, Any], checkpoint: str, ema: bool = False) -> Dict[str, Tensor]:
+    """Take the weights out of a checkpoint, whatever a trainer has saved around them.
+
+    Args:
+        content: The checkpoint, read.
+        checkpoint: Its path, for messages.
+        ema: Take the averaged weights.
+
+    Raises:
+        CheckpointError: If it holds none, or some that are not finite numbers.
+    """
     try:
         state = unwrap(content, ema)
     except CheckpointError as error:
@@ -159,7 +166,7 @@ def load_pretrained(
     Raises:
         CheckpointError: If the file cannot be read or does not fit the backbone.
     """
-    state = _plain_weights(read_checkpoint(checkpoint, trust_checkpoint), checkpoint, ema)
+    state = plain_weights(read_checkpoint(checkpoint, trust_checkpoint), checkpoint, ema)
     if prefix:
         prefix = prefix.rstrip('.') + '.'
         state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
@@ -230,7 +237,7 @@ def load_model(
     while hasattr(model, 'module'):
         model = model.module
     content = read_checkpoint(checkpoint, trust_checkpoint)
-    state = _plain_weights(content, checkpoint)
+    state = plain_weights(content, checkpoint)
     own = model.state_dict()
     _fit_positions(state, model)
     problems = _problems(state, own)
@@ -262,7 +269,7 @@ def check_whole_model(model: nn.Module, content: dict, checkpoint: str, resume: 
     Raises:
         CheckpointError: If it does not fit, or holds weights that are not finite.
     """
-    state, own = _plain_weights(content, checkpoint), model.state_dict()
+    state, own = plain_weights(content, checkpoint), model.state_dict()
     name = type(model).__name__
     if resume:
         problems = _problems(state, own, ignore=[k for k in state if k not in own])

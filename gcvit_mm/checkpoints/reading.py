@@ -20,7 +20,7 @@ from ..errors import CheckpointError
 
 # Wrappers around the weights, in the order in which they are looked for.
 EMA_KEYS = ('state_dict_ema', 'model_ema')
-STATE_KEYS = ('state_dict', 'model')
+STATE_KEYS = ('state_dict', 'model', 'module')  # the last: DeepSpeed's
 # Prefixes that training wrappers put before every key.
 WRAPPER_PREFIXES = ('module.', '_orig_mod.')
 # What mmengine's loss histories name of their class.

@@ -1,8 +1,9 @@
 """Bad input that shows only when something is built or read: it ends in one line that names it."""
 
 import inspect
+import os.path as osp
 from functools import partial
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 from mmengine.config import Config
@@ -10,10 +11,12 @@ from mmengine.dataset import Compose
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 
 from ..backbones.base import BaseBackbone
-from ..checkpoints import check_whole_model, read_checkpoint
+from ..checkpoints import check_whole_model, plain_weights, read_checkpoint
 from ..errors import UserError
 from .data_report import some
 from .explain import described, nearest, what_was_built
@@ -299,13 +302,42 @@ def read_safely(trust: bool) -> None:
     """
 
     def read(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
-        return read_checkpoint(filename, trust)
+        content = read_checkpoint(filename, trust)
+        if 'state_dict' not in content:  # mmengine looks for no other name, and loads nothing
+            content['state_dict'] = plain_weights(content, filename)
+        return content
 
     CheckpointLoader.register_scheme(prefixes=['', 'http://', 'https://'], loader=read, force=True)
 
 
+def guard_strategy(runner: FlexibleRunner) -> None:
+    """Put into a strategy the checks that need its model, which it builds and wraps itself.
+
+    A file that ``load_from`` names is loaded before it is wrapped, whoever wrote it; what
+    strategies load afterwards is only what they wrote, and whether it fits they do not say.
+    """
+    strategy, path = runner.strategy, runner._load_from
+    initialise = strategy._init_model_weights
+    # a folder is the strategy's own; a model that has no weights before it is wrapped takes none
+    if path and (osp.isdir(path) or getattr(strategy, 'skip_init_weights', False)):
+        path = None
+    elif path:
+        runner._load_from = None
+
+    def initialise_and_load(model: nn.Module) -> nn.Module:
+        check_channels(runner.cfg, model)
+        model = initialise(model)
+        if path:
+            content = CheckpointLoader.load_checkpoint(path)
+            check_whole_model(model, content, path, resume=False)
+            load_state_dict(model, content['state_dict'], strict=False, logger=runner.logger)
+        return model
+
+    strategy._init_model_weights = initialise_and_load
+
+
 # ------------------------------------------------------------------ all of it
-def guard(runner: Runner) -> None:
+def guard(runner: Union[Runner, FlexibleRunner]) -> None:
     """Put the checks of this module into a runner.
 
     Raises:
@@ -331,5 +363,7 @@ def guard(runner: Runner) -> None:
             )
     training = runner.cfg.get('train_dataloader')
     runner.build_dataloader = partial(build_dataloader, runner.build_dataloader, training)
-    if isinstance(runner, Runner):  # others load before they have a model
+    if isinstance(runner, FlexibleRunner):
+        guard_strategy(runner)
+    else:
         runner.register_hook(CheckLoaded())

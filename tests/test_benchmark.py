@@ -5,13 +5,15 @@ import json
 import benchmark as tool
 import pytest
 import torch
+import torch.nn.functional as F
 from peers import plain_twin
 from running import ROOT, one_line_error
 from torch import nn
 
 from gcvit_mm import GCViT, UserError
-from gcvit_mm.engine import benchmark, contenders
-from gcvit_mm.layers import GlobalAttention
+from gcvit_mm.engine import ablations, benchmark, contenders
+from gcvit_mm.layers import GlobalAttention, attention
+from gcvit_mm.layers.recompute import RecomputedAttention
 
 TINY = "GCViT(arch='xxtiny', out_indices=(0, 1))"
 # Two stages of two blocks, with layer scales.
@@ -199,6 +201,67 @@ def test_small_faults_of_attention_show(arch):
         benchmark.check_parity(model, twin, torch.randn(1, 3, 64, 64), False, 'transcription')
 
 
+class Record(list):
+    """Calls of attention: (bias, query) of torch's own, None of the one that recomputes."""
+
+    def __init__(self, monkeypatch):
+        fused = F.scaled_dot_product_attention
+        recompute = RecomputedAttention.apply
+
+        def note_fused(q, k, v, *args, **kwargs):
+            self.append((args[0] if args else None, q))
+            return fused(q, k, v, *args, **kwargs)
+
+        def note_recomputed(*args):
+            self.append(None)
+            return recompute(*args)
+
+        monkeypatch.setattr(F, 'scaled_dot_product_attention', note_fused)
+        monkeypatch.setattr(RecomputedAttention, 'apply', note_recomputed)
+
+    def calls(self, run):
+        self.clear()
+        run()
+        return list(self)
+
+
+@pytest.mark.parametrize('name', ablations.MEANS)
+def test_parts_that_are_taken_out(name, monkeypatch):
+    """The copy computes the same and lacks the part; the subject keeps it."""
+    record = Record(monkeypatch)
+    switches = []
+    no_cudnn = attention._without_cudnn
+    monkeypatch.setattr(attention, '_without_cudnn', lambda d: switches.append(d) or no_cudnn(d))
+    model = contenders.build("GCViT(arch='xxtiny', out_indices=(1,))")
+    twin = contenders.build_peer(name, model, (64, 64))
+    images = torch.randn(1, 3, 70, 101)
+    found = benchmark.check_parity(model, twin, images, True, name)
+    assert found['outputs'] < 1e-5 and found['gradients'] < 1e-4
+
+    def traces(one):
+        """What shows that the part is there."""
+        evaluation = benchmark.make_pass(one.eval(), images, backward=False)
+        rel_pos = one.stages[0].blocks[0].attn.rel_pos
+        evaluation()
+        first, count = rel_pos._cached, len(switches)
+        evaluated = record.calls(evaluation)
+        cached = rel_pos._cached is first
+        trained = record.calls(benchmark.make_pass(one.train(), images, backward=True))
+        return {
+            'without-fused-attention': bool(evaluated) and bool(trained),
+            'without-recomputed-attention': None in trained,
+            'without-cached-bias': cached,
+            'without-aligned-bias': all(bias.stride(-2) == 56 for bias, _ in evaluated),
+            'without-expanded-query': any(q.stride(0) == 0 for _, q in evaluated),
+            'without-channels-last': not one.patch_embed.proj.weight.is_contiguous(),
+            'with-cudnn-attention': len(switches) > count,
+        }[name]
+
+    for _ in range(2):  # running the copy changes nothing about the subject
+        assert traces(model)
+        assert not traces(twin)
+
+
 def test_timm_computes_the_same():
     pytest.importorskip('timm')
     model = contenders.build("GCViT(arch='xxtiny')")
@@ -232,6 +295,25 @@ def test_wrong_gradients_are_an_error():
     benchmark.check_parity(model, twin, images, False, 'peer')
     with pytest.raises(UserError, match='gradients differ'):
         benchmark.check_parity(model, twin, images, True, 'peer')
+
+
+def test_a_tie_is_no_difference():
+    """One that pooling breaks otherwise is gone in the mirrored images; a fault is not."""
+
+    class Pooled(nn.Module):
+        def __init__(self, tie):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([2.0, 2.0 + tie]))
+
+        def forward(self, x):
+            return (x[..., :2] * self.weight).amax(-1, keepdim=True)
+
+    images = torch.tensor([1.0, 1.0, 3.0]).repeat(1, 1, 2, 1)
+    first, second = Pooled(1e-6), Pooled(-1e-6)
+    found = benchmark.check_parity(first, second, images, True, 'peer')
+    assert found['gradients'] < 1e-5
+    with pytest.raises(UserError, match='gradients differ'):
+        benchmark.check_parity(first, second, images[..., :2], True, 'peer')
 
 
 def test_other_shapes_are_an_error():
@@ -280,7 +362,10 @@ def test_bars_can_be_built(name):
 @pytest.mark.parametrize(
     ('spec', 'message'),
     [
-        ('nothing', "'nothing' is no config file, .* peers are transcription, timm, mmdet-swin-t"),
+        (
+            'nothing',
+            "'nothing' is no config file, .* peers are transcription, timm, without-fused",
+        ),
         ("GCViT('tiny')", 'is no config file, no call such as'),
         ("GCViT(arch=__import__('os'))", 'is no config file, no call such as'),
         ("GCViT(arch='tyni')", "has no arch 'tyni'; it knows"),
@@ -301,6 +386,8 @@ def test_bad_subject(spec, message):
 @pytest.mark.parametrize(
     ('spec', 'peer', 'message'),
     [
+        ('mmdet-swin-t', 'without-cached-bias', 'SwinTransformer is no backbone of gcvit_mm'),
+        ("GCViT(arch='xxtiny', with_cp=True)", 'without-cached-bias', 'without with_cp'),
         ("GGTransformer(arch='tiny')", 'timm', 'no peer of GGTransformer'),
         (TINY, 'swin', "'swin' is no config file"),
         ("GCViT(arch='xxtiny')", 'timm', '--size 224 224'),
@@ -313,6 +400,8 @@ def test_bad_subject(spec, message):
 def test_bad_peer(spec, peer, message):
     if peer == 'timm':
         pytest.importorskip('timm')
+    if spec in contenders.PEERS:
+        pytest.importorskip('mmdet')
     with pytest.raises(UserError) as caught:
         contenders.build_peer(peer, contenders.build(spec), (64, 64))
     assert message in str(caught.value)
@@ -449,6 +538,10 @@ def test_stripes_grow_by_the_power_of_one_and_a_half():
         ([TINY, '--growth'], 'give one of'),
         ([TINY, '--rounds', '0'], 'must be at least 1'),
         ([TINY, '--against', TINY], 'name each once'),
+        (
+            [TINY, '--compile', '--against', 'without-cached-bias'],
+            'without-cached-bias: parts are taken out of eager models only',
+        ),
         (['--growth', '--sides', '64', '64'], 'two sizes'),
         (['--growth', '--only', 'nothing'], "--only 'nothing': families are GC ViT-T"),
         (['--suite', 'gpu'], '--suite gpu needs --device cuda'),

@@ -4,9 +4,12 @@ SUBJECT and what it is compared with are config files, calls such as
 "GCViT(arch='tiny', window_size=24)", or names of peers. Of a config its backbone runs, without
 loading weights. Stochastic depth and dropout are off on all sides.
 
+A peer 'without-...' is the subject with one part taken out that makes it fast or small.
+
 Examples:
     python tools/benchmark.py configs/mask_gcvit_t_3x.py --against transcription mmdet-swin-t
     python tools/benchmark.py "GPViT(arch='L1')" --against convnext-t --mode forward --plot a.png
+    python tools/benchmark.py "GCViT(arch='tiny')" --against without-cached-bias --mode forward
     python tools/benchmark.py --suite cpu --json cpu.json
     python tools/benchmark.py --growth --json growth.json --plot growth.png
 """
@@ -33,6 +36,7 @@ from torch import Tensor
 import gcvit_mm
 from gcvit_mm import UserError
 from gcvit_mm.engine import benchmark, launch
+from gcvit_mm.engine.ablations import MEANS
 from gcvit_mm.engine.contenders import PEERS, SAME, build, build_peer
 
 MODES = ('forward', 'training')  # training: forward and backward
@@ -470,6 +474,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         raise UserError('--rounds, --batch, --size and --sides must be at least 1')
     if len({args.subject, *args.against}) <= len(args.against):
         raise UserError('--against: name each once, and not the subject')
+    if args.compile and (part := sorted(set(args.against) & set(MEANS))):
+        raise UserError(f'--against {part[0]}: parts are taken out of eager models only')
     if args.growth and len(set(args.sides)) < 2:
         raise UserError('--sides: an exponent needs two sizes')
     if args.device == 'cuda' and not torch.cuda.is_available():

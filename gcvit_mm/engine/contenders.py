@@ -14,6 +14,7 @@ from ..backbones import GCViT
 from ..checkpoints import convert_state_dict
 from ..errors import UserError
 from . import launch
+from .ablations import MEANS, take_out
 from .benchmark import make_deterministic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ PEERS: Dict[str, dict] = {
     'convnext-s': dict(_CONVNEXT, arch='small'),
     'convnext-b': dict(_CONVNEXT, arch='base'),
 }
-SAME = ('transcription', 'timm')  # peers that must compute what the subject does
+SAME = ('transcription', 'timm', *MEANS)  # peers that must compute what the subject does
 TIMM_SIZE, TIMM_WINDOWS = (224, 224), (7, 7, 14, 7)  # its windows depend on the image
 
 
@@ -107,6 +108,9 @@ def build_peer(name: str, subject: nn.Module, size: Tuple[int, int]) -> nn.Modul
     """
     if name not in SAME:
         return build(name)
+    if name in MEANS:
+        _draw_weights(subject)
+        return take_out(name, subject)
     if not isinstance(subject, GCViT):
         raise UserError(f'{name} is a GC ViT and no peer of {type(subject).__name__}')
     if name == 'timm':

@@ -179,7 +179,7 @@ def compare(
         )
         models[name] = model
         if setting.compiled:
-            model = torch.compile(model, dynamic=True)
+            model = torch.compile(model, **getattr(model, 'compile_defaults', dict(dynamic=True)))
         passes[name] = benchmark.make_pass(model, images, training, setting.dtype)
     times = {}
     if timed:

@@ -37,8 +37,8 @@ class BaseBackbone(BaseModule):
             together with their output norms: parameters, mode and statistics.
         with_cp: Recompute every block in the backward pass to save memory.
         compile: Run the backbone through ``torch.compile``: ``True`` for sizes that change from
-            batch to batch, or a dict of its arguments. The first passes take minutes. Names of
-            weights stay, copies (as EMA makes them) run eagerly. Needs torch 2.2.
+            batch to batch (``compile_defaults``), or a dict of its arguments. The first passes take
+            minutes. Names of weights stay, copies (as EMA makes them) run eagerly. Needs torch 2.2.
         norm_cfg: Config of all norms; they act on the last axis.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``, see
             :func:`gcvit_mm.checkpoints.load_pretrained`, or any other mmengine init config.
@@ -54,6 +54,9 @@ class BaseBackbone(BaseModule):
     not_taken: Tuple[str, ...] = ()  # arguments of a parent class that a subclass refuses
     weights_note = ''  # said when a checkpoint cannot be had or does not fit
     stem_convs: Tuple[str, ...] = ('patch_embed.proj',)  # fitted to in_channels when loaded
+    # For torch.compile. Convolutions are channels-last already; where torch 2.11 reorders them
+    # itself, training fails on the CPU at sizes that change.
+    compile_defaults = dict(dynamic=True, options=dict(layout_optimization=False))
 
     def __init__(
         self,
@@ -84,8 +87,8 @@ class BaseBackbone(BaseModule):
         if compile is not False:
             if digit_version(torch.__version__) < digit_version('2.2'):
                 raise ValueError('compile needs torch 2.2 or later: leave it out')
-            options = {} if compile is True else dict(compile)
-            self.compile(**{'dynamic': True, **options})
+            options = self.compile_defaults if compile is True else {'dynamic': True, **compile}
+            self.compile(**options)
 
     # ------------------------------------------------------------------ construction
     @classmethod

@@ -8,6 +8,7 @@ the paper's.
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
@@ -98,11 +99,17 @@ class StripeAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) -> (B, H, W, C)."""
-        b, height, width, _ = x.shape
-        qkv = self.qkv(x).view(b, height, width, 3, 2, -1)
+        height, width, channels = x.shape[1:]
         sizes = (height, self.stripe), (self.stripe, width)
+        # A product for each half: splitting the map that one product gives would copy it.
+        weight = self.qkv.weight.view(3, 2, channels // 2, channels)
+        bias = self.qkv.bias.view(3, 2, channels // 2)
         halves = [
-            self._attend(qkv[..., i, :].flatten(3), size, self.v_convs[i])
+            self._attend(
+                F.linear(x, weight[:, i].flatten(0, 1), bias[:, i].flatten()),
+                size,
+                self.v_convs[i],
+            )
             for i, size in enumerate(sizes)
         ]
         return self.proj(torch.cat(halves, -1))

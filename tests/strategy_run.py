@@ -8,11 +8,9 @@ import argparse
 import sys
 
 from mmengine.config import Config
-from running import ROOT
+from running import CLS, ROOT
 
 from gcvit_mm.engine import launch
-
-CONFIG = 'configs/cls_gcvit_xxt_shapes.py'
 
 
 def without_gpu(cfg: Config, fragment: str) -> None:
@@ -32,9 +30,9 @@ def without_gpu(cfg: Config, fragment: str) -> None:
 def main() -> None:
     """Read the config, put the strategy over it, train."""
     fragment, work_dir, data_root, rate, checkpoint = sys.argv[1:]
-    cfg = launch.load_config(str(ROOT / CONFIG))
+    cfg = launch.load_config(str(ROOT / CLS))
     args = argparse.Namespace(
-        config=CONFIG, work_dir=work_dir, data_root=data_root, launcher='pytorch', local_rank=None
+        config=CLS, work_dir=work_dir, data_root=data_root, launcher='pytorch', local_rank=None
     )
     launch.prepare(cfg, args)
     cfg.merge_from_dict(Config.fromfile(ROOT / f'configs/strategies/{fragment}.py')._cfg_dict)

@@ -1,6 +1,7 @@
 """Sharded training: whose checkpoints are whose, and what is sharded."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, MODELS, STRATEGIES, init_default_scope
-from running import ENV, ROOT
+from running import CLS, ENV, ROOT, run
 from test_backbones import FAMILIES, make
 
 from gcvit_mm.checkpoints import load_model
@@ -41,6 +42,21 @@ def test_fragments(path, tmp_path):
     assert cfg.runner_type == 'FlexibleRunner'
 
 
+def test_a_config_with_a_strategy_evaluates(shapes, tmp_path):
+    """In one process, also where what the strategy needs is not installed."""
+    leaf, fragment = ROOT / CLS, ROOT / 'configs/strategies/deepspeed.py'
+    both = tmp_path / 'both.py'
+    both.write_text(
+        f"_base_ = ['{leaf}', '{fragment}']\noptim_wrapper = dict(type='DeepSpeedOptimWrapper')\n"
+    )
+    model = launch.build_model(launch.load_config(str(leaf)))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'single.pth')
+    words = [both, tmp_path / 'single.pth', '--work-dir', tmp_path, '--data-root']
+    words += [shapes / 'imagenet', '--cfg-options', 'test_dataloader.num_workers=0']
+    output = run('test.py', *words, 'test_dataloader.persistent_workers=False')
+    assert re.search(r'accuracy/top1: \d', output)
+
+
 def train(fragment, *words):
     """Two processes, two steps; what they printed."""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
@@ -70,7 +86,7 @@ def test_checkpoints_are_anyones(fragment, saved, precision, shapes, tmp_path):
     """One process loads what a strategy wrote, and it starts from what one process wrote."""
     if fragment == 'deepspeed':
         pytest.importorskip('deepspeed', reason='DeepSpeed is not installed')
-    cfg = launch.load_config(str(ROOT / 'configs/cls_gcvit_xxt_shapes.py'))
+    cfg = launch.load_config(str(ROOT / CLS))
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     torch.save(dict(model=model.state_dict()), tmp_path / 'single.pth')

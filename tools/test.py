@@ -87,6 +87,8 @@ def main() -> None:
         paint_into(cfg, args.show_dir)
     if args.tta:
         augment(cfg)
+    for key in ('runner_type', 'strategy'):  # they divide a model for its training
+        cfg.pop(key, None)
     runner = launch.build_runner(cfg)
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         take_bgr(runner.visualizer)

@@ -7,16 +7,14 @@ compiled mmcv ops nor mmdet, mmseg or mmpretrain.
 
 import sys
 
-try:
+from .version import __version__
+
+# 'python -m gcvit_mm doctor' is there for environments in which the rest does not import.
+if sys.argv[:2] != ['-m', 'doctor']:
     from .backbones import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
     from .engine import CheckedOptimWrapperConstructor
     from .errors import CheckpointError, UserError
     from .necks import GroupNeck
-    from .version import __version__
-except Exception:
-    # 'python -m gcvit_mm doctor' is there to say what is missing or broken.
-    if sys.argv[:2] != ['-m', 'doctor']:
-        raise
 
 __all__ = [
     'CheckedOptimWrapperConstructor',

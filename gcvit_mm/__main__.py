@@ -1,7 +1,5 @@
 """``python -m gcvit_mm doctor`` and ``python -m gcvit_mm check-data CONFIG``."""
 
-import os.path as osp
-import runpy
 import sys
 
 USAGE = """usage: python -m gcvit_mm COMMAND
@@ -14,11 +12,11 @@ def main() -> int:
     """Run a command; return its status."""
     command = sys.argv[1] if len(sys.argv) > 1 else ''
     if command == 'doctor' and len(sys.argv) == 2:
-        # by its path: the package does not import where something is missing
-        folder = osp.dirname(osp.abspath(__file__))
-        return runpy.run_path(osp.join(folder, 'engine', 'doctor.py'))['main']()
+        from gcvit_mm.doctor import main as doctor
+
+        return doctor()
     if command == 'check-data':
-        from gcvit_mm.engine.check_data import main as check_data
+        from gcvit_mm.cli.check_data import main as check_data
 
         return check_data(sys.argv[2:])
     asked = command in ('-h', '--help')

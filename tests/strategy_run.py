@@ -10,7 +10,7 @@ import sys
 from mmengine.config import Config
 from running import CLS, ROOT
 
-from gcvit_mm.engine import launch
+from gcvit_mm import cli
 
 
 def without_gpu(cfg: Config, fragment: str) -> None:
@@ -30,11 +30,11 @@ def without_gpu(cfg: Config, fragment: str) -> None:
 def main() -> None:
     """Read the config, put the strategy over it, train."""
     fragment, work_dir, data_root, rate, checkpoint = sys.argv[1:]
-    cfg = launch.load_config(str(ROOT / CLS))
+    cfg = cli.load_config(str(ROOT / CLS))
     args = argparse.Namespace(
         config=CLS, work_dir=work_dir, data_root=data_root, launcher='pytorch', local_rank=None
     )
-    launch.prepare(cfg, args)
+    cli.prepare(cfg, args)
     cfg.merge_from_dict(Config.fromfile(ROOT / f'configs/strategies/{fragment}.py')._cfg_dict)
     without_gpu(cfg, fragment)
     cfg.train_cfg.update(max_iters=2, val_interval=2)
@@ -46,8 +46,8 @@ def main() -> None:
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=4)
     cfg.load_from = checkpoint
-    launch.build_runner(cfg).train()
+    cli.build_runner(cfg).train()
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

@@ -2,16 +2,18 @@
 
 import json
 
-import benchmark as tool
 import pytest
 import torch
 import torch.nn.functional as F
-from peers import plain_twin
+from benchmark import ablations, contenders, suites
+from benchmark import command as tool
+from benchmark import compare as comparing
+from benchmark import measure as benchmark
+from benchmark.plain import plain_twin
 from running import ROOT, one_line_error
 from torch import nn
 
 from gcvit_mm import GCViT, UserError
-from gcvit_mm.engine import ablations, benchmark, contenders
 from gcvit_mm.layers import GlobalAttention, attention
 from gcvit_mm.layers.recompute import RecomputedAttention
 
@@ -338,7 +340,7 @@ def test_configs_run_without_weights():
 
 def test_suite_measures_the_shipped_detector():
     """Windows and pools of the bars are those of the configs."""
-    for spec, name in ((tool.W16, 'mask_gcvit_t_3x'), (tool.W24, 'mask_gcvit_t_w24_3x')):
+    for spec, name in ((suites.W16, 'mask_gcvit_t_3x'), (suites.W24, 'mask_gcvit_t_w24_3x')):
         ours = contenders.read_backbone(str(ROOT / f'configs/{name}.py'), None)
         assert {k: v for k, v in ours.items() if k != 'drop_path_rate'} == {
             k: list(v) if k == 'query_pools' and isinstance(ours[k], list) else v
@@ -346,10 +348,10 @@ def test_suite_measures_the_shipped_detector():
         }
 
 
-@pytest.mark.parametrize('name', tool.SUITES)
+@pytest.mark.parametrize('name', suites.SUITES)
 def test_bars_can_be_built(name):
     """Every subject and every peer that needs no other package; titles are unambiguous."""
-    bars = tool.SUITES[name]
+    bars = suites.SUITES[name]
     assert len({bar.title for bar in bars}) == len(bars)
     for bar in bars:
         if bar.quantity != 'steps':
@@ -467,14 +469,13 @@ def test_recomputation_needs_less_memory(tmp_path):
 
 def test_different_mathematics_are_not_timed(monkeypatch):
     """The comparison ends before anything is timed."""
-    import peers
 
     def wrong_twin(model):
         twin = plain_twin(model)
         twin.stages[0].blocks[0].attn.scale *= 1.1
         return twin
 
-    monkeypatch.setattr(peers, 'plain_twin', wrong_twin)
+    monkeypatch.setattr(contenders, 'plain_twin', wrong_twin)
     monkeypatch.setattr(benchmark, 'interleave', lambda *args: pytest.fail('timed'))
     with pytest.raises(UserError, match='transcription: its outputs differ'):
         tool.main([TINY, '--against', 'transcription', '--size', '64', '64'])
@@ -485,12 +486,12 @@ def test_suite(tmp_path, monkeypatch, capsys):
     other = "GCViT(arch='xxtiny', out_indices=(0,))"
     small = dict(size=(64, 64))
     bars = [
-        tool.Bar(TINY, 'transcription', 'time', 1e9, **small),
-        tool.Bar(TINY, other, 'memory', 0.5, mode='training', **small),
-        tool.Bar(TINY, other, 'throughput', 1e9, dtype='bf16', **small),
-        tool.Bar(TINY, None, 'ms', 1e9, **small),
+        suites.Bar(TINY, 'transcription', 'time', 1e9, **small),
+        suites.Bar(TINY, other, 'memory', 0.5, mode='training', **small),
+        suites.Bar(TINY, other, 'throughput', 1e9, dtype='bf16', **small),
+        suites.Bar(TINY, None, 'ms', 1e9, **small),
     ]
-    monkeypatch.setitem(tool.SUITES, 'cpu', bars)
+    monkeypatch.setitem(suites.SUITES, 'cpu', bars)
     with pytest.raises(SystemExit, match='1'):
         run(tmp_path, '--suite', 'cpu')
     rows = json.loads((tmp_path / 'out.json').read_text())['bars']
@@ -511,7 +512,8 @@ def test_suite(tmp_path, monkeypatch, capsys):
 def test_growth(tmp_path, monkeypatch, capsys):
     """Curves and exponents; counts of windows that fit grow with the pixels exactly."""
     spec = "GCViT(arch='xxtiny', window_size=4, query_pools=(0, 0, 0, 0), out_indices=(0,))"
-    monkeypatch.setattr(tool, 'FAMILIES', {'tiny': (spec, '1'), 'other': (spec, '1')})
+    for module in (tool, comparing):
+        monkeypatch.setattr(module, 'FAMILIES', {'tiny': (spec, '1'), 'other': (spec, '1')})
     report = run(tmp_path, '--growth', '--sides', 128, 64, 32, '--only', 'tiny')
     (row,) = report['growth']
     assert (row['family'], row['mode'], row['sides']) == ('tiny', 'forward', [32, 64, 128])
@@ -569,12 +571,12 @@ def test_training_steps_of_a_detector():
     """A step on every shape changes the weights; the shapes are those of multi-scale training."""
     pytest.importorskip('mmdet')
     pytest.importorskip('mmcv._ext')
-    shapes = tool.step_shapes()
-    assert len(shapes) == tool.STEP_SHAPES == len(set(shapes))
+    shapes = comparing.step_shapes()
+    assert len(shapes) == suites.STEP_SHAPES == len(set(shapes))
     assert {min(shape) for shape in shapes} <= set(range(480, 801, 32))
     assert max(map(max, shapes)) <= 1333
     config = str(ROOT / 'configs/mask_gcvit_xxt_shapes.py')
-    model, steps = tool.make_steps(config, 1, [(64, 96), (96, 64)], 'fp32', 'cpu')
+    model, steps = comparing.make_steps(config, 1, [(64, 96), (96, 64)], 'fp32', 'cpu')
     before = model.backbone.patch_embed.proj.weight.clone()
     steps()
     assert not torch.equal(model.backbone.patch_embed.proj.weight, before)

@@ -12,9 +12,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from running import CLS, DET, ENV, FOLDERS, ROOT, SEG, one_line_error
 
-from gcvit_mm import UserError
-from gcvit_mm.engine import check_data, data_pictures, data_report, launch
-from gcvit_mm.engine.data_coco import box_flaw
+from gcvit_mm import UserError, cli
+from gcvit_mm.datacheck import check, datasets, drawing
+from gcvit_mm.datacheck import report as reports
+from gcvit_mm.datacheck.coco import box_flaw
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -33,15 +34,15 @@ def load(name, data, **options):
     """A config of the demo on these data."""
     cfg = Config.fromfile(ROOT / name)
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
-    launch.replace_data_root(cfg, str(data / FOLDERS[name]))
+    cli.replace_data_root(cfg, str(data / FOLDERS[name]))
     init_default_scope(cfg.default_scope)
     return cfg
 
 
 def examine(name, data, monkeypatch, **options):
     """Errors and warnings, without painting."""
-    monkeypatch.setattr(check_data, 'paint', lambda *args: '')
-    report = check_data.check(load(name, data, **options), 50, 'nowhere')
+    monkeypatch.setattr(check, 'paint', lambda *args: '')
+    report = check.check(load(name, data, **options), 50, 'nowhere')
     return report.errors, report.warnings
 
 
@@ -228,7 +229,7 @@ def test_every_head_is_looked_at(data, monkeypatch):
         assert errors and all(expected in error for error in errors), errors
     cascade = Config.fromfile(ROOT / 'configs/cascade_gcvit_t_3x.py')
     cascade.model.roi_head.bbox_head[2].num_classes = 9
-    found = dict(data_report.head_classes(cascade.model))
+    found = dict(datasets.head_classes(cascade.model))
     assert found['model.roi_head.bbox_head.2.num_classes'] == 9
     assert list(found.values()).count(80) == 3  # two boxes and the masks
 
@@ -236,7 +237,7 @@ def test_every_head_is_looked_at(data, monkeypatch):
 def test_objectness_does_not_count():
     """An RPN has a class of its own."""
     model = dict(rpn_head=dict(num_classes=1), roi_head=dict(bbox_head=dict(num_classes=3)))
-    assert dict(data_report.head_classes(model)) == {'model.roi_head.bbox_head.num_classes': 3}
+    assert dict(datasets.head_classes(model)) == {'model.roi_head.bbox_head.num_classes': 3}
 
 
 # ------------------------------------------------------------- label maps
@@ -347,7 +348,7 @@ def test_batch_size(data, monkeypatch):
 def test_painted_samples(name, shapes, tmp_path, capsys):
     """A picture a split; labels are painted onto what the pipeline gives."""
     cfg = load(name, shapes)
-    report = check_data.check(cfg, 50, str(tmp_path))
+    report = check.check(cfg, 50, str(tmp_path))
     assert report.errors == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ['train.png', 'val.png']
     assert f'painted: {tmp_path}/train.png' in capsys.readouterr().out
@@ -355,7 +356,7 @@ def test_painted_samples(name, shapes, tmp_path, capsys):
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': [], 'name': str(tmp_path)})
     visualizer.dataset_meta = dataset.metainfo
-    data_pictures.paint_one(cfg, visualizer, dataset[0], str(tmp_path / 'one.png'))
+    drawing.paint_one(cfg, visualizer, dataset[0], str(tmp_path / 'one.png'))
     source = cv2.imread(dataset[0]['data_samples'].img_path).astype(int)
     painted = cv2.imread(str(tmp_path / 'one.png')).astype(int)
     if name == CLS:  # enlarged for the text
@@ -369,10 +370,10 @@ def test_labels_of_the_unresized_picture(shapes, tmp_path):
     """Test pipelines read labels after resizing: the picture is painted in their size."""
     double = dict(val_dataloader__dataset__pipeline__1__scale_factor=2.0)
     cfg = load(DET, shapes, **double)
-    assert data_pictures.labels_unresized(cfg.val_dataloader.dataset)
-    assert not data_pictures.labels_unresized(cfg.train_dataloader.dataset)
-    report = data_report.Report()
-    path = data_pictures.paint(cfg, 'val_dataloader', str(tmp_path), report)
+    assert drawing.labels_unresized(cfg.val_dataloader.dataset)
+    assert not drawing.labels_unresized(cfg.train_dataloader.dataset)
+    report = reports.Report()
+    path = drawing.paint(cfg, 'val_dataloader', str(tmp_path), report)
     assert report.errors == [] and cv2.imread(path) is not None
 
 
@@ -380,7 +381,7 @@ def test_failing_pipeline(shapes, tmp_path):
     """A pipeline that raises is an error with what it says."""
     cfg = load(DET, shapes)
     cfg.train_dataloader.dataset.pipeline[0] = dict(type='LoadImageFromFile', imdecode_backend='x')
-    report = check_data.check(cfg, 50, str(tmp_path))
+    report = check.check(cfg, 50, str(tmp_path))
     assert len(report.errors) == 1
     assert report.errors[0].startswith('train_dataloader: its pipeline fails: ')
 
@@ -419,10 +420,10 @@ def test_training_checks_classes_first(data):
     error = one_line_error('train.py', DET, '--check', '--data-root', data / 'coco')
     assert 'has no category square' in error and 'metainfo.classes' in error
     for name in (SEG, CLS):
-        check_data.check_classes(load(name, data), 'train_dataloader', 'val_dataloader')
+        check.check_classes(load(name, data), 'train_dataloader', 'val_dataloader')
     with pytest.raises(UserError, match='auxiliary_head.num_classes=3'):
         cfg = load(SEG, data, model__auxiliary_head__num_classes=3)
-        check_data.check_classes(cfg, 'train_dataloader')
+        check.check_classes(cfg, 'train_dataloader')
 
 
 def test_large_annotation_files_are_left_to_check_data(data, monkeypatch):
@@ -433,9 +434,9 @@ def test_large_annotation_files_are_left_to_check_data(data, monkeypatch):
     path.write_text(json.dumps(content))
     cfg = load(DET, data)
     with pytest.raises(UserError, match='no category square'):
-        check_data.check_classes(cfg, 'train_dataloader')
-    monkeypatch.setattr(check_data, 'SMALL_FILE', 1e-5)
-    check_data.check_classes(cfg, 'train_dataloader')
+        check.check_classes(cfg, 'train_dataloader')
+    monkeypatch.setattr(check, 'SMALL_FILE', 1e-5)
+    check.check_classes(cfg, 'train_dataloader')
 
 
 def test_wrapped_datasets_are_found():
@@ -445,4 +446,4 @@ def test_wrapped_datasets_are_found():
         type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=inner)
     )
     cfg = Config(dict(train_dataloader=dict(dataset=wrapped)))
-    assert list(data_report.find_datasets(cfg, 'train_dataloader')) == inner
+    assert list(datasets.find_datasets(cfg, 'train_dataloader')) == inner

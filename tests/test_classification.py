@@ -13,10 +13,10 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from running import ROOT, SMALL_RCNN, losses, one_line_error, run
 from scalablevit_reference import released_state
 
-from gcvit_mm import GCViT, ScalableViT, UserError
+from gcvit_mm import GCViT, ScalableViT, UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.complexity import build_on_meta, count_macs, count_parameters
+from gcvit_mm.datacheck.folders import check_data
+from gcvit_mm.planning.complexity import build_on_meta, count_macs, count_parameters
 
 pytest.importorskip('mmpretrain')
 
@@ -213,23 +213,23 @@ def folders(root, split, names):
 def test_data_checks(tmp_path):
     """Missing, flat and mismatching folders are told before anything is built."""
     cfg = config('gcvit_xxt_shapes')
-    launch.replace_data_root(cfg, str(tmp_path))
+    cli.replace_data_root(cfg, str(tmp_path))
     with pytest.raises(UserError, match=r'train does not exist: .*--data-root'):
-        launch.check_data(cfg, 'train_dataloader')
+        check_data(cfg, 'train_dataloader')
     folders(tmp_path, 'train', CLASSES)
-    launch.check_data(cfg, 'train_dataloader')
+    check_data(cfg, 'train_dataloader')
     (tmp_path / 'val').mkdir()
     (tmp_path / 'val/ILSVRC2012_val_00000001.JPEG').touch()
     with pytest.raises(UserError, match='val has no class folders: sort'):
-        launch.check_data(cfg, 'train_dataloader', 'val_dataloader')
+        check_data(cfg, 'train_dataloader', 'val_dataloader')
     (tmp_path / 'meta').mkdir()
     (tmp_path / 'meta/val.txt').touch()
-    launch.check_data(cfg, 'val_dataloader')
+    check_data(cfg, 'val_dataloader')
 
     cfg = config('gcvit_t_300e')
-    launch.replace_data_root(cfg, str(tmp_path))
+    cli.replace_data_root(cfg, str(tmp_path))
     with pytest.raises(UserError, match='train has 5 class folders, the config has 1000 classes'):
-        launch.check_data(cfg, 'train_dataloader')
+        check_data(cfg, 'train_dataloader')
 
 
 def test_data_checks_of_custom_data(tmp_path):
@@ -237,18 +237,18 @@ def test_data_checks_of_custom_data(tmp_path):
     dataset = dict(type='CustomDataset', data_root=str(tmp_path), data_prefix='pictures')
     cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
     with pytest.raises(UserError, match='pictures does not exist'):
-        launch.check_data(cfg, 'train_dataloader')
+        check_data(cfg, 'train_dataloader')
     (tmp_path / 'pictures').mkdir()
     with pytest.raises(UserError, match='pictures has no class folders'):
-        launch.check_data(cfg, 'train_dataloader')
+        check_data(cfg, 'train_dataloader')
     cfg.train_dataloader.dataset.with_label = False
-    launch.check_data(cfg, 'train_dataloader')
+    check_data(cfg, 'train_dataloader')
     cfg.train_dataloader.dataset.update(with_label=True, data_prefix=dict(img_path='pictures'))
     folders(tmp_path, 'pictures', 'ab')
-    launch.check_data(cfg, 'train_dataloader')
+    check_data(cfg, 'train_dataloader')
     cfg.train_dataloader.dataset.metainfo = dict(classes=('a', 'b', 'c'))
     with pytest.raises(UserError, match='pictures has 2 class folders, the config has 3 classes'):
-        launch.check_data(cfg, 'train_dataloader')
+        check_data(cfg, 'train_dataloader')
 
 
 # ---------------------------------------------------------------------- runs

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from gcvit_mm.engine.complexity import build_on_meta, count_macs, count_parameters
+from gcvit_mm.planning.complexity import build_on_meta, count_macs, count_parameters
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

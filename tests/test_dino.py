@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from running import run
 
-from gcvit_mm.engine.complexity import build_on_meta
+from gcvit_mm.planning.complexity import build_on_meta
 
 pytest.importorskip('mmdet')
 

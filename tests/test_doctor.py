@@ -9,9 +9,9 @@ import sys
 import pytest
 from running import ENV, ROOT
 
-from gcvit_mm.engine import doctor
+from gcvit_mm import doctor
 
-SCRIPT = ROOT / 'gcvit_mm/engine/doctor.py'
+SCRIPT = ROOT / 'gcvit_mm/doctor.py'
 REQUIRES = [
     'numpy',
     'torch>=2.0',
@@ -297,11 +297,11 @@ def test_runs_in_an_empty_environment():
     assert 'fix: pip install onedl-mmcv' in done.stdout
 
 
-@pytest.mark.parametrize('command', [['-m', 'gcvit_mm'], [str(ROOT / 'gcvit_mm')]])
+@pytest.mark.parametrize('command', [['-m', 'gcvit_mm', 'doctor'], [str(SCRIPT)]])
 def test_command_line(command):
     """python -m gcvit_mm doctor reports on the environment that runs these tests."""
     done = subprocess.run(
-        [sys.executable, *command, 'doctor'],
+        [sys.executable, *command],
         env=ENV,
         cwd=ROOT,
         stdout=subprocess.PIPE,

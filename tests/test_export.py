@@ -11,9 +11,8 @@ from running import ROOT, run
 from test_backbones import FAMILIES, make
 from torch import nn
 
-from gcvit_mm import UserError
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.export import (
+from gcvit_mm import UserError, cli
+from gcvit_mm.deploy.onnx import (
     AdaptivePool,
     ExportedModel,
     export_onnx,
@@ -51,7 +50,7 @@ def segmentor(family):
     """The UperNet of a config, small."""
     cfg = Config.fromfile(ROOT / f'configs/{SEGMENTORS[family]}.py')
     cfg.launcher = 'none'
-    launch.use_cpu(cfg)
+    cli.use_cpu(cfg)
     cls, arch = FAMILIES[family]
     cfg.model.backbone.arch = dict(arch, drop_path_rate=0.0)
     cfg.model.backbone.init_cfg = None
@@ -138,7 +137,7 @@ def load(config):
     """A config without SyncBN, its scope set."""
     cfg = Config.fromfile(ROOT / config)
     cfg.launcher = 'none'
-    launch.use_cpu(cfg)
+    cli.use_cpu(cfg)
     init_default_scope(cfg.default_scope)
     return cfg
 

@@ -25,8 +25,10 @@ from test_resume import Net, Noise, load, train
 from torch import nn
 
 from gcvit_mm import CheckpointError, UserError
+from gcvit_mm.cli import check_restarts, check_strategy
 from gcvit_mm.engine import SafeCheckpointHook
-from gcvit_mm.engine.resume import UNFINISHED, check_restarts, check_strategy, numbered_checkpoints
+from gcvit_mm.engine.resuming import numbered_checkpoints
+from gcvit_mm.engine.saving import UNFINISHED
 
 STEPS = 40
 

@@ -23,8 +23,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error, run
 
-from gcvit_mm import UserError
-from gcvit_mm.engine import check_data, guards, launch
+from gcvit_mm import UserError, cli
+from gcvit_mm.datacheck import check, pipeline
+from gcvit_mm.datacheck.drawing import spread
+from gcvit_mm.datacheck.folders import check_data
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -54,7 +56,7 @@ def demo(name):
 def config(name, data):
     """A config of the demo on these data, loaded in this process."""
     cfg = copy.deepcopy(demo(name))
-    launch.replace_data_root(cfg, str(data / FOLDERS[name]))
+    cli.replace_data_root(cfg, str(data / FOLDERS[name]))
     init_default_scope(cfg.default_scope)
     cfg.train_dataloader.num_workers = 0
     cfg.train_dataloader.persistent_workers = False
@@ -68,9 +70,9 @@ def refusal(name, data):
     """
     cfg = config(name, data)
     try:
-        launch.check_data(cfg, 'train_dataloader')
-        check_data.check_classes(cfg, 'train_dataloader')
-        loader = guards.build_dataloader(
+        check_data(cfg, 'train_dataloader')
+        check.check_classes(cfg, 'train_dataloader')
+        loader = pipeline.build_dataloader(
             Runner.build_dataloader, cfg.train_dataloader, cfg.train_dataloader, seed=0
         )
         items = [loader.dataset[i] for i in range(len(loader.dataset))]
@@ -295,7 +297,7 @@ def test_check_data_reports(data, monkeypatch_module, change, cut):
         edit(content, *change)
         text = json.dumps(content)
         path.write_text(text if cut > 0.5 else text[: int(2 * cut * len(text))])
-        report = check_data.check(config(DET, data), 4, 'nowhere')
+        report = check.check(config(DET, data), 4, 'nowhere')
     lines = report.errors + report.warnings
     assert not any('\n' in line for line in lines)
     assert cut > 0.5 or report.errors
@@ -312,7 +314,7 @@ def monkeypatch_module():
 @pytest.mark.parametrize('flaw', ['crowds', 'unknown ids'])
 def test_large_files_without_objects(data, flaw, monkeypatch):
     """What the fast check leaves out because of its size, the data loader finds."""
-    monkeypatch.setattr(check_data, 'SMALL_FILE', 1e-9)
+    monkeypatch.setattr(check, 'SMALL_FILE', 1e-9)
     path = data / ANNOTATIONS
     with Kept(path):
         content = json.loads(path.read_text())
@@ -361,7 +363,7 @@ def test_labels_are_checked_where_they_are_read(data, value, good):
     path = sorted((data / FOLDERS[SEG]).rglob('*train*/*.png'))[0]
     cfg = config(SEG, data)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    guards.check_dataset(dataset, True)
+    pipeline.check_dataset(dataset, True)
     with Kept(path):
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         labels[5:9, 5:9] = value
@@ -389,7 +391,7 @@ def test_labels_of_lists(shapes, tmp_path):
             pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
         )
     )
-    guards.check_dataset(dataset, True)
+    pipeline.check_dataset(dataset, True)
     with pytest.raises(UserError, match='its label is 9, but there are 5 classes'):
         dataset[0]
 
@@ -416,7 +418,7 @@ def test_training_names_the_picture_of_a_worker(shapes, tmp_path):
     shutil.copytree(shapes, data)
     pictures = sorted((data / FOLDERS[SEG] / 'images/training').glob('*.jpg'))
     # the fast check looks at eight of sixteen, the first and the last among them
-    looked_at = {str(path) for path in check_data.spread(pictures, check_data.GLANCE)}
+    looked_at = {str(path) for path in spread(pictures, check.GLANCE)}
     path = next(path for path in pictures if str(path) not in looked_at)
     path.write_bytes(path.read_bytes()[:100])
     error = one_line_error('train.py', *small_segmentor(data), f'work_dir={tmp_path}')

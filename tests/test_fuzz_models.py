@@ -19,10 +19,10 @@ from running import CLS, ROOT, SEG, one_line_error, run
 from test_backbones import FAMILIES, make
 from torch import nn
 
-from gcvit_mm import CheckpointError, GCViT, UserError
+from gcvit_mm import CheckpointError, GCViT, UserError, cli, messages
 from gcvit_mm.checkpoints import check_whole_model, load_model, load_pretrained
-from gcvit_mm.engine import explain, launch
-from gcvit_mm.engine.guards import read_safely
+from gcvit_mm.cli import config as configs
+from gcvit_mm.cli.guards import read_safely
 
 
 # ------------------------------------------------------------------ pictures of any shape
@@ -106,7 +106,7 @@ def small_config():
     cfg = Config.fromfile(ROOT / SEG)
     cfg.model.decode_head.channels = 16
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch.Config, 'fromfile', lambda path: copy.deepcopy(cfg))
+        patch.setattr(configs.Config, 'fromfile', lambda path: copy.deepcopy(cfg))
         yield
 
 
@@ -121,13 +121,13 @@ def small_config():
 def test_configs(small_config, key, value):
     """A setting of the wrong type, name or size is one line that says where, or the model runs."""
     try:
-        cfg = launch.load_config(str(ROOT / SEG), {key: value})
+        cfg = cli.load_config(str(ROOT / SEG), {key: value})
         cfg.launcher = 'none'
-        launch.use_cpu(cfg)
+        cli.use_cpu(cfg)
         with torch.device('meta'):
-            model = launch.build_model(cfg).eval()
+            model = cli.build_model(cfg).eval()
     except Exception as error:
-        line, status = explain.explain(error)
+        line, status = messages.explain(error)
         assert status == 2 and '\n' not in line and len(line) < 1500, line
         parent, _, last = key.rpartition('.')
         names = [key, last, str(value), *filter(None, [parent.rpartition('.')[2]])]
@@ -145,11 +145,11 @@ def test_misspelt_sections(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text('model = dict(type="x")\ntrain_dataloader = dict(batch_size=1)')
     with pytest.raises(UserError, match='did you mean train_dataloader?'):
-        launch.load_config(str(path), {'train_dataloder.batch_size': 2})
-    cfg = launch.load_config(str(path), {'train_dataloader.batch_size': 2, 'my_own': 3})
+        cli.load_config(str(path), {'train_dataloder.batch_size': 2})
+    cfg = cli.load_config(str(path), {'train_dataloader.batch_size': 2, 'my_own': 3})
     assert cfg.train_dataloader.batch_size == 2 and cfg.my_own == 3
     with pytest.raises(UserError, match='--cfg-options model.type.name: '):
-        launch.load_config(str(path), {'my_own': 3, 'model.type.name': 2})
+        cli.load_config(str(path), {'my_own': 3, 'model.type.name': 2})
 
 
 # ------------------------------------------------------------------ checkpoints
@@ -365,7 +365,7 @@ def test_training_runs_no_code_of_checkpoints(option, shapes, tmp_path):
     """mmengine's own loader runs what it cannot read safely; here that takes --trust-checkpoint."""
     pytest.importorskip('mmpretrain')
     trap, path = tmp_path / 'sprung', tmp_path / 'code.pth'
-    model = launch.build_model(launch.load_config(str(ROOT / CLS)))
+    model = cli.build_model(cli.load_config(str(ROOT / CLS)))
     content = dict(
         state_dict=model.state_dict(), meta={}, optimizer={}, message_hub=Writes(trap, 'system')
     )
@@ -385,7 +385,7 @@ def test_training_runs_no_code_of_checkpoints(option, shapes, tmp_path):
 def test_predict_paints_any_shape(tmp_path):
     """One pixel, a row of them, grey, alpha and 16 bits: painted like any other picture."""
     pytest.importorskip('mmpretrain')
-    model = launch.build_model(launch.load_config(str(ROOT / CLS)))
+    model = cli.build_model(cli.load_config(str(ROOT / CLS)))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
     shapes = dict(one=(1, 1, 3), row=(1, 1500, 3), grey=(30, 40), alpha=(30, 40, 4))
     for name, shape in shapes.items():

@@ -16,15 +16,14 @@ from running import ROOT, SMALL_RCNN, iterations, start
 from test_resume import Net, Noise
 
 from gcvit_mm import UserError
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.hooks import (
+from gcvit_mm.cli import runner as runners
+from gcvit_mm.engine.monitoring import (
     CheckBatchSize,
-    NumberedBatches,
-    SeededItems,
     StopOnNonFinite,
     batch_size_advice,
     image_paths,
 )
+from gcvit_mm.engine.seeding import NumberedBatches, SeededItems
 
 
 def sample(path):
@@ -161,8 +160,8 @@ def test_hooks_can_be_taken_away(monkeypatch):
     """NAME=None removes a hook of ours; what mmengine adds by itself is left to mmengine."""
     hooks = dict(seeds=None, logger=None, non_finite=dict(type='StopOnNonFinite'))
     cfg = Config(dict(launcher='none', default_hooks=hooks))
-    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: cfg)
-    assert set(launch.build_runner(cfg).default_hooks) == {'logger', 'non_finite'}
+    monkeypatch.setattr(runners.Runner, 'from_cfg', lambda cfg: cfg)
+    assert set(runners.build_runner(cfg).default_hooks) == {'logger', 'non_finite'}
 
 
 # ------------------------------------------------------------- numbered batches

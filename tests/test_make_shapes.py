@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from gcvit_mm import UserError
-from gcvit_mm.engine.launch import run_tool
+from gcvit_mm.cli import run_tool
 
 FEW = ['--train=6', '--val=3', '--cls-train=10', '--cls-val=5', '--seed=3']
 TINY = ['--train=1', '--val=1', '--cls-train=1', '--cls-val=1']

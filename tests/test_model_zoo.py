@@ -216,13 +216,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pathlib import Path
-from gcvit_mm.engine import launch
+from gcvit_mm import cli
 import gcvit_mm
 
 mim = Path(gcvit_mm.__file__).parent / '.mim'
-cfg = launch.load_config(str(mim / 'configs' / 'upernet_gcvit_xxt_shapes.py'))
+cfg = cli.load_config(str(mim / 'configs' / 'upernet_gcvit_xxt_shapes.py'))
 cfg.launcher = 'none'
-launch.use_cpu(cfg)
+cli.use_cpu(cfg)
 init_default_scope(cfg.default_scope)
 model = MODELS.build(cfg.model).eval()
 with torch.no_grad():

@@ -7,7 +7,7 @@ import plot_log
 import pytest
 from PIL import Image
 
-from gcvit_mm.engine.launch import run_tool
+from gcvit_mm.cli import run_tool
 
 
 def train_row(step, loss, **more):

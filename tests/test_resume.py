@@ -21,7 +21,8 @@ from torch import nn
 
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.engine import SafeCheckpointHook
-from gcvit_mm.engine.resume import checkpoint_flaw, last_whole_checkpoint, write_whole
+from gcvit_mm.engine.resuming import checkpoint_flaw, last_whole_checkpoint
+from gcvit_mm.engine.saving import write_whole
 
 
 class Noise(BaseDataset):
@@ -166,7 +167,7 @@ def test_other_batch_samplers(tmp_path):
 
 def test_ranks_draw_different_numbers(monkeypatch):
     """The seed of a step is that of its rank, and the same twice."""
-    from gcvit_mm.engine.hooks import seed_all
+    from gcvit_mm.engine.seeding import seed_all
 
     drawn = []
     for rank in (0, 1, 0):

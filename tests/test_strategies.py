@@ -12,8 +12,8 @@ from mmengine.registry import FUNCTIONS, MODELS, STRATEGIES, init_default_scope
 from running import CLS, ENV, ROOT, run
 from test_backbones import FAMILIES, make
 
+from gcvit_mm import cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.engine import launch
 from gcvit_mm.engine.sharding import wrap_blocks
 
 FRAGMENTS = sorted((ROOT / 'configs/strategies').glob('*.py'))
@@ -49,7 +49,7 @@ def test_a_config_with_a_strategy_evaluates(shapes, tmp_path):
     both.write_text(
         f"_base_ = ['{leaf}', '{fragment}']\noptim_wrapper = dict(type='DeepSpeedOptimWrapper')\n"
     )
-    model = launch.build_model(launch.load_config(str(leaf)))
+    model = cli.build_model(cli.load_config(str(leaf)))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'single.pth')
     words = [both, tmp_path / 'single.pth', '--work-dir', tmp_path, '--data-root']
     words += [shapes / 'imagenet', '--cfg-options', 'test_dataloader.num_workers=0']
@@ -86,7 +86,7 @@ def test_checkpoints_are_anyones(fragment, saved, precision, shapes, tmp_path):
     """One process loads what a strategy wrote, and it starts from what one process wrote."""
     if fragment == 'deepspeed':
         pytest.importorskip('deepspeed', reason='DeepSpeed is not installed')
-    cfg = launch.load_config(str(ROOT / CLS))
+    cfg = cli.load_config(str(ROOT / CLS))
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     torch.save(dict(model=model.state_dict()), tmp_path / 'single.pth')

@@ -6,8 +6,7 @@ from gcvit_reference import nvlabs_classifier_state
 from mmengine.config import Config
 from running import ROOT, one_line_error, run
 
-from gcvit_mm import GCViT, UserError
-from gcvit_mm.engine import launch
+from gcvit_mm import GCViT, UserError, cli
 
 CONFIG = 'configs/mask_gcvit_xxt_shapes.py'
 
@@ -97,10 +96,10 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     with pytest.raises(UserError, match='3 processes but 2 GPU'):
-        launch.check_devices()
+        cli.check_devices()
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
-    launch.check_devices()
+    cli.check_devices()
 
 
 def test_amp_and_scaling_options(monkeypatch):
@@ -110,7 +109,7 @@ def test_amp_and_scaling_options(monkeypatch):
     import train
 
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    cfg = launch.load_config(str(ROOT / CONFIG))
+    cfg = cli.load_config(str(ROOT / CONFIG))
     monkeypatch.setattr(sys, 'argv', ['train.py', CONFIG, '--amp', '--auto-scale-lr'])
     train.apply_options(cfg, train.parse_args())
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
@@ -121,7 +120,7 @@ def test_use_cpu_replaces_what_needs_a_gpu():
     """SyncBN becomes BN everywhere, nccl becomes gloo."""
     cfg = Config.fromfile(ROOT / 'configs/cascade_gcvit_t_3x.py')
     cfg.launcher = 'pytorch'
-    launch.use_cpu(cfg)
+    cli.use_cpu(cfg)
     assert 'SyncBN' not in cfg.pretty_text
     assert cfg.env_cfg.dist_cfg.backend == 'gloo'
     assert cfg.model_wrapper_cfg.device_ids is None
@@ -130,7 +129,7 @@ def test_use_cpu_replaces_what_needs_a_gpu():
 def test_data_root_moves_every_path():
     """Datasets and the annotation file of the metric move together."""
     cfg = Config.fromfile(ROOT / 'configs/mask_gcvit_t_1x.py')
-    launch.replace_data_root(cfg, '/elsewhere/')
+    cli.replace_data_root(cfg, '/elsewhere/')
     assert cfg.train_dataloader.dataset.data_root == '/elsewhere/'
     assert cfg.val_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'
     assert 'data/coco' not in cfg.pretty_text
@@ -141,9 +140,9 @@ def test_broken_config(tmp_path):
     (tmp_path / 'broken.py').write_text('model = dict(')
     (tmp_path / 'empty.py').write_text('a = 1')
     with pytest.raises(UserError, match='broken.py cannot be read'):
-        launch.load_config(str(tmp_path / 'broken.py'))
+        cli.load_config(str(tmp_path / 'broken.py'))
     with pytest.raises(UserError, match='has no model'):
-        launch.load_config(str(tmp_path / 'empty.py'))
+        cli.load_config(str(tmp_path / 'empty.py'))
 
 
 def test_predict_refuses_bad_pictures(tmp_path):

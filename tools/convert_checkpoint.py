@@ -15,7 +15,7 @@ import torch
 
 from gcvit_mm import UserError
 from gcvit_mm.checkpoints import read_checkpoint, split_state_dict, unwrap
-from gcvit_mm.engine.launch import run_tool
+from gcvit_mm.cli import run_tool
 
 
 def main() -> None:

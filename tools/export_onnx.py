@@ -11,16 +11,15 @@ import os.path as osp
 
 from mmengine.registry import MODELS, init_default_scope
 
-from gcvit_mm import UserError
+from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.export import export_onnx, part_to_export, verify_onnx
+from gcvit_mm.deploy.onnx import export_onnx, part_to_export, verify_onnx
 
 
 def main() -> None:
     """Export and verify."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    launch.add_config_arguments(parser)
+    cli.add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint of the whole model')
     parser.add_argument('out', metavar='OUT.onnx', help='file to write')
     parser.add_argument(
@@ -36,12 +35,12 @@ def main() -> None:
     parser.add_argument('--opset', type=int, default=17, help='version of the operators (17)')
     parser.add_argument('--trust-checkpoint', action='store_true', help='read Python objects too')
     args = parser.parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.check_file(args.checkpoint, 'checkpoint')
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.check_file(args.checkpoint, 'checkpoint')
     if not osp.isdir(osp.dirname(osp.abspath(args.out))):
         raise UserError(f'the folder of {args.out} does not exist: create it first')
     cfg.launcher = 'none'
-    launch.use_cpu(cfg)
+    cli.use_cpu(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     whole = MODELS.build(cfg.model)
     load_model(whole, args.checkpoint, trust_checkpoint=args.trust_checkpoint)
@@ -69,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

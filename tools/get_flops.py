@@ -9,8 +9,8 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.complexity import (
+from gcvit_mm import cli
+from gcvit_mm.planning.complexity import (
     INPUT_SIZES,
     build_on_meta,
     count_macs_both_ways,
@@ -21,12 +21,12 @@ from gcvit_mm.engine.complexity import (
 def main() -> None:
     """Count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    launch.add_config_arguments(parser)
+    cli.add_config_arguments(parser)
     parser.add_argument(
         '--shape', nargs=2, type=int, metavar=('H', 'W'), help='image; default: as the papers'
     )
     args = parser.parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
+    cfg = cli.load_config(args.config, args.cfg_options)
     size = tuple(args.shape or INPUT_SIZES.get(cfg.get('default_scope'), (224, 224)))
     model = build_on_meta(cfg)
     macs, without = count_macs_both_ways(model, size)
@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

@@ -23,7 +23,7 @@ from numpy.random import Generator, default_rng
 from PIL import Image
 from rich.progress import track
 
-from gcvit_mm.engine.launch import run_tool
+from gcvit_mm.cli import run_tool
 from gcvit_mm.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')

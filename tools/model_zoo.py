@@ -23,9 +23,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gcvit_mm import UserError
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.complexity import (
+from gcvit_mm import UserError, cli
+from gcvit_mm.planning.complexity import (
     INPUT_SIZES,
     build_on_meta,
     count_macs_both_ways,
@@ -331,4 +330,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

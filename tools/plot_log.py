@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gcvit_mm.engine.launch import run_tool
+from gcvit_mm.cli import run_tool
 from gcvit_mm.errors import UserError
 
 MAX_LINES = 8  # per panel

@@ -17,11 +17,10 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, VISUALIZERS
 from rich.progress import track
 
-from gcvit_mm import UserError
+from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.data_report import read_picture, room_for_text
-from gcvit_mm.engine.guards import CheckedPipeline
+from gcvit_mm.datacheck.pictures import read_picture, room_for_text
+from gcvit_mm.datacheck.pipeline import CheckedPipeline
 from gcvit_mm.visualization import Placement, attention_maps, find_blocks
 from gcvit_mm.visualization import paint as paint_maps
 
@@ -29,7 +28,7 @@ from gcvit_mm.visualization import paint as paint_maps
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    launch.add_config_arguments(parser)
+    cli.add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='pictures')
     parser.add_argument('--out-dir', required=True, metavar='DIR', help='folder to paint into')
@@ -176,8 +175,8 @@ def paint_attention(
 def main() -> None:
     """Predict."""
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.check_file(args.checkpoint, 'checkpoint')
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.check_file(args.checkpoint, 'checkpoint')
     check_images(args.images)
     if args.layer and not args.attention:
         raise UserError('--layer: goes with --attention X,Y only')
@@ -187,8 +186,8 @@ def main() -> None:
     device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     if device == 'cpu':
         cfg.launcher = 'none'
-        launch.use_cpu(cfg)
-    model = launch.build_model(cfg)
+        cli.use_cpu(cfg)
+    model = cli.build_model(cfg)
     if pixel:
         find_blocks(model.backbone, args.layer)
     meta = dataset_meta(cfg, load_model(model, args.checkpoint, False, args.trust_checkpoint))
@@ -201,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

@@ -12,16 +12,16 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
-from gcvit_mm import UserError
+from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.check_data import check_classes
+from gcvit_mm.datacheck.check import check_classes
+from gcvit_mm.datacheck.folders import check_data
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    launch.add_run_arguments(parser)
+    cli.add_run_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--show-dir', metavar='DIR', help='paint predictions into this folder')
     parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
@@ -75,10 +75,10 @@ def augment(cfg: Config) -> None:
 def main() -> None:
     """Evaluate."""
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.prepare(cfg, args)
-    launch.check_file(args.checkpoint, 'checkpoint')
-    launch.check_data(cfg, 'test_dataloader')
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.prepare(cfg, args)
+    cli.check_file(args.checkpoint, 'checkpoint')
+    check_data(cfg, 'test_dataloader')
     if not (cfg.get('test_evaluator') or {}).get('format_only'):  # a test set without annotations
         check_classes(cfg, 'test_dataloader')
     if args.check:
@@ -89,7 +89,7 @@ def main() -> None:
         augment(cfg)
     for key in ('runner_type', 'strategy'):  # they divide a model for its training
         cfg.pop(key, None)
-    runner = launch.build_runner(cfg)
+    runner = cli.build_runner(cfg)
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         take_bgr(runner.visualizer)
     if args.out:
@@ -99,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

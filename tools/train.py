@@ -10,10 +10,9 @@ import argparse
 import torch
 from mmengine.config import Config
 
-from gcvit_mm import UserError
-from gcvit_mm.engine import launch
-from gcvit_mm.engine.check_data import check_classes
-from gcvit_mm.engine.resume import check_restarts, check_strategy
+from gcvit_mm import UserError, cli
+from gcvit_mm.datacheck.check import check_classes
+from gcvit_mm.datacheck.folders import check_data
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    launch.add_run_arguments(parser)
+    cli.add_run_arguments(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -55,7 +54,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume == 'auto':
         cfg.resume = True
     elif args.resume:
-        launch.check_file(args.resume, '--resume')
+        cli.check_file(args.resume, '--resume')
         cfg.resume, cfg.load_from = True, args.resume
     if args.trust_checkpoint:
         cfg.trust_checkpoint = True
@@ -77,20 +76,20 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
 def main() -> None:
     """Train."""
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.prepare(cfg, args)
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.prepare(cfg, args)
     apply_options(cfg, args)
-    launch.check_data(cfg, 'train_dataloader', 'val_dataloader')
+    check_data(cfg, 'train_dataloader', 'val_dataloader')
     if not cfg.get('resume'):
-        launch.check_pretrained(cfg)
+        cli.check_pretrained(cfg)
     check_classes(cfg, 'train_dataloader', 'val_dataloader')
-    check_strategy(cfg)
+    cli.check_strategy(cfg)
     if args.check:
-        check_restarts(cfg)
+        cli.check_restarts(cfg)
         return
-    runner = launch.build_runner(cfg)
+    runner = cli.build_runner(cfg)
     runner.train()
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

@@ -1,9 +1,10 @@
 """What the training loops need beside the model."""
 
-from .hooks import CheckBatchSize, SeedEveryStep, StopOnNonFinite
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .monitoring import CheckBatchSize, StopOnNonFinite
 from .optim import CheckedOptimWrapperConstructor
-from .resume import SafeCheckpointHook
+from .saving import SafeCheckpointHook
+from .seeding import SeedEveryStep
 from .sharding import wrap_blocks
 
 __all__ = [

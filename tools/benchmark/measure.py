@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import UserError
-from .complexity import ATTENTION_PRODUCTS
+from gcvit_mm import UserError
+from gcvit_mm.planning.complexity import ATTENTION_PRODUCTS
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 PARITY = 1e-4  # largest relative difference of models that compute the same

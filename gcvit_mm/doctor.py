@@ -1,8 +1,7 @@
 """What is installed, whether it fits together, and the command that mends what does not.
 
 Only the standard library is imported here, everything that is looked at in a process of its own:
-this must run where something is missing or broken. ``python gcvit_mm/engine/doctor.py`` does
-without the rest of the package.
+this must run where something is missing or broken.
 """
 
 import importlib.metadata

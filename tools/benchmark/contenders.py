@@ -1,7 +1,6 @@
 """Backbones to compare with one another, by config file, by call, or by name of a peer."""
 
 import ast
-import sys
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -9,15 +8,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from .. import backbones
-from ..backbones import GCViT
-from ..checkpoints import convert_state_dict
-from ..errors import UserError
-from . import launch
-from .ablations import MEANS, take_out
-from .benchmark import make_deterministic
+from gcvit_mm import GCViT, UserError, backbones, cli
+from gcvit_mm.checkpoints import convert_state_dict
 
-ROOT = Path(__file__).resolve().parents[2]
+from .ablations import MEANS, take_out
+from .measure import make_deterministic
+from .plain import plain_twin
+
 _SWIN = dict(type='mmdet.SwinTransformer')
 _CONVNEXT = dict(type='mmpretrain.ConvNeXt', out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
 PEERS: Dict[str, dict] = {
@@ -65,7 +62,7 @@ def read_backbone(path: str, cfg_options: Optional[dict]) -> dict:
         cfg = Config(dict(model=dict(backbone=Config.fromfile(path).backbone)))
         cfg.merge_from_dict(cfg_options or {})
     else:
-        cfg = launch.load_config(path, cfg_options)
+        cfg = cli.load_config(path, cfg_options)
     if 'backbone' not in cfg.model:
         raise UserError(f'{path}: its model has no backbone')
     backbone = cfg.model.backbone.to_dict()
@@ -116,12 +113,6 @@ def build_peer(name: str, subject: nn.Module, size: Tuple[int, int]) -> nn.Modul
     if name == 'timm':
         return _timm(subject, size)
     _draw_weights(subject)
-    if not (ROOT / 'tests' / 'peers.py').is_file():
-        raise UserError('the transcription stands in tests/peers.py: run in a clone')
-    if str(ROOT / 'tests') not in sys.path:
-        sys.path.append(str(ROOT / 'tests'))
-    from peers import plain_twin
-
     try:
         return plain_twin(subject)
     except (RuntimeError, ValueError) as error:

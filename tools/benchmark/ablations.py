@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.base import BaseBackbone
-from ..errors import UserError
-from ..layers import RelativePositionBias, WindowAttention
-from ..layers import attention as attention_module
+from gcvit_mm.backbones.base import BaseBackbone
+from gcvit_mm.errors import UserError
+from gcvit_mm.layers import RelativePositionBias, WindowAttention
+from gcvit_mm.layers import attention as attention_module
 
 
 def _products(

@@ -1,15 +1,18 @@
-"""What can be wrong with a config before anything is built from it."""
+"""Reading a config, and what can be wrong with it before anything is built from it."""
 
 import difflib
 import inspect
-from typing import Any, Iterator
+import os
+import os.path as osp
+from typing import Any, Optional
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..datacheck.datasets import LOADERS, dicts_inside
 from ..errors import UserError
+from ..messages import described
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Settings that must be dicts, and the least values of counts.
 SECTIONS = (
     'model',
@@ -31,6 +34,47 @@ COUNTS = {
     **{f'{loader}.batch_size': 1 for loader in LOADERS},
     **{f'{loader}.num_workers': 0 for loader in LOADERS},
 }
+
+
+def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:
+    """Read a config file.
+
+    Raises:
+        UserError: If it does not exist or does not parse, or a setting has the wrong type.
+    """
+    if not osp.isfile(path):
+        folder = osp.dirname(path) or '.'
+        names = sorted(os.listdir(folder)) if osp.isdir(folder) else []
+        close = difflib.get_close_matches(osp.basename(path), names, n=1, cutoff=0.4)
+        hint = f'did you mean {osp.join(folder, close[0])}?' if close else 'check the path'
+        raise UserError(f'config {path} does not exist: {hint}')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program
+        raise UserError(f'config {path} cannot be read: {described(error)}: correct it') from error
+    if cfg_options:
+        check_options(cfg, cfg_options)
+        try:
+            cfg.merge_from_dict(cfg_options)
+        except Exception as error:  # a key inside of what is no dict, or beyond a list
+            raise UserError(
+                f'--cfg-options {_culprit(path, cfg_options)}: {described(error)}: correct the '
+                f'key, or set what holds it in {path}'
+            ) from error
+    if 'model' not in cfg:
+        raise UserError(f'config {path} has no model: give one of the files beside _base_')
+    check_types(cfg)
+    return cfg
+
+
+def _culprit(path: str, cfg_options: dict) -> str:
+    """The option that cannot be set; all where each of them can."""
+    for key, value in cfg_options.items():
+        try:
+            Config.fromfile(path).merge_from_dict({key: value})
+        except Exception:
+            return key
+    return ', '.join(cfg_options)
 
 
 def check_options(cfg: Config, cfg_options: dict) -> None:
@@ -89,12 +133,22 @@ def _get(node: Any, path: str) -> Any:
     return node
 
 
-def dicts_inside(node: Any) -> Iterator[dict]:
-    """Walk all dicts inside nested dicts, lists and tuples."""
-    if isinstance(node, dict):
-        yield node
-        for value in list(node.values()):
-            yield from dicts_inside(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from dicts_inside(value)
+def replace_data_root(cfg: Config, root: str) -> None:
+    """Let every path of the config that begins with its ``data_root`` begin with ``root``.
+
+    Raises:
+        UserError: If the config has no ``data_root``.
+    """
+    old = cfg.get('data_root')
+    if not old:
+        raise UserError('--data-root: this config names no data_root; set the paths one by one')
+    old, root = old.rstrip('/'), root.rstrip('/')
+
+    def renew(value: Any) -> Any:
+        if isinstance(value, str) and (value == old or value.startswith(old + '/')):
+            return root + value[len(old) :]
+        return value
+
+    for node in dicts_inside(cfg._cfg_dict):
+        for key, value in list(node.items()):
+            node[key] = [renew(v) for v in value] if isinstance(value, list) else renew(value)

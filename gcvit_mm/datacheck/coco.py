@@ -7,8 +7,8 @@ from typing import Any, Dict, List
 
 import numpy as np
 
-from .check_config import dicts_inside
-from .data_report import Report, report_missing, some
+from .datasets import dicts_inside
+from .report import Report, report_missing, some
 
 # Said of objects that mmdet passes over.
 LEFT_OUT = '(left out)'

@@ -9,7 +9,7 @@ from typing import Any, Tuple
 
 from mmengine.logging import MMLogger
 
-from ..errors import UserError
+from .errors import UserError
 
 # Set it to 1 to see where an error comes from.
 TRACEBACK = 'GCVIT_MM_TRACEBACK'

@@ -10,9 +10,11 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS
 
-from .data_report import Report, find_datasets, room_for_text
-from .explain import described
-from .guards import check_dataset
+from ..messages import described
+from .datasets import find_datasets
+from .pictures import room_for_text
+from .pipeline import check_dataset
+from .report import Report
 
 PAINTED = 8
 

@@ -1,0 +1,33 @@
+"""What the tools share. Nothing of it is imported with the package."""
+
+from .arguments import LAUNCHERS, KeyValue, add_config_arguments, add_run_arguments
+from .config import load_config, replace_data_root
+from .devices import check_devices, use_cpu
+from .preflight import (
+    check_file,
+    check_pretrained,
+    check_restarts,
+    check_strategy,
+    prepare,
+)
+from .runner import build_model, build_runner
+from .running import run_tool
+
+__all__ = [
+    'LAUNCHERS',
+    'KeyValue',
+    'add_config_arguments',
+    'add_run_arguments',
+    'build_model',
+    'build_runner',
+    'check_devices',
+    'check_file',
+    'check_pretrained',
+    'check_restarts',
+    'check_strategy',
+    'load_config',
+    'prepare',
+    'replace_data_root',
+    'run_tool',
+    'use_cpu',
+]

@@ -1,0 +1,93 @@
+"""What is looked at before a run starts."""
+
+import argparse
+import os
+import os.path as osp
+
+import torch
+from mmengine.config import Config
+
+from .. import backbones
+from ..checkpoints import local_path
+from ..engine.resuming import numbered_checkpoints
+from ..errors import CheckpointError, UserError
+from .config import replace_data_root
+from .devices import check_devices, use_cpu
+
+
+def prepare(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply the arguments of :func:`add_run_arguments` and fit the config to this machine.
+
+    Raises:
+        UserError: If there are more processes than GPUs, or the data is missing.
+    """
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    cfg.launcher = args.launcher
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.data_root:
+        replace_data_root(cfg, args.data_root)
+    check_devices()
+    if not torch.cuda.is_available():
+        use_cpu(cfg)
+
+
+def check_file(path: str, what: str) -> None:
+    """Check that a file named on the command line exists.
+
+    Raises:
+        UserError: If it does not.
+    """
+    if '://' not in path and not osp.isfile(path):
+        raise UserError(f'{what} {path} does not exist: check the path')
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Check that the weights a backbone of this package starts from can be had.
+
+    Raises:
+        CheckpointError: If the file is missing, or cannot be downloaded.
+    """
+    backbone = cfg.model.get('backbone') or {}
+    init_cfg = backbone.get('init_cfg') or {}
+    cls = getattr(backbones, str(backbone.get('type')), None)
+    if cls is None or init_cfg.get('type') != 'Pretrained':
+        return
+    try:
+        local_path(init_cfg['checkpoint'])
+    except CheckpointError as error:
+        raise CheckpointError('; '.join(filter(None, [str(error), cls.weights_note]))) from error
+
+
+def check_strategy(cfg: Config) -> None:
+    """Check that a run whose checkpoints mmengine cannot go on from is not asked to.
+
+    Raises:
+        UserError: If a run with a strategy is to be resumed, or may be restarted.
+    """
+    again = cfg.get('resume') or int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0))
+    if 'runner_type' in cfg and again:
+        raise UserError(
+            '--resume, MAX_RESTARTS: mmengine cannot go on with a strategy: start from the weights '
+            'with --cfg-options load_from=CHECKPOINT'
+        )
+
+
+def check_restarts(cfg: Config) -> None:
+    """Check that a run which torchrun may restart will know its own checkpoints.
+
+    Raises:
+        UserError: If the last checkpoint of its work dir is not where it starts from.
+    """
+    last = next(iter(numbered_checkpoints(cfg.work_dir)), None)
+    if not int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) or last is None:
+        return
+    named = cfg.get('load_from')
+    if not cfg.get('resume') or (named and osp.realpath(named) != osp.realpath(last)):
+        raise UserError(
+            f'MAX_RESTARTS: a restart would go on from {last}, but the run starts elsewhere: '
+            '--resume without a file, or another --work-dir'
+        )

@@ -1,0 +1,53 @@
+"""Building what a config describes."""
+
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import init_dist
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import FlexibleRunner, Runner
+
+from ..engine.resuming import restart_store, restarts
+from .devices import init_gloo
+from .guards import check_channels, guard, read_safely
+
+# The default hooks that mmengine's runner adds by itself.
+MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build mmengine's runner, joining the process group first where there is no GPU."""
+    if cfg.launcher != 'none' and not torch.cuda.is_available():
+        init_gloo(cfg.launcher)
+    elif cfg.launcher == 'pytorch' and restarts():
+        init_dist('pytorch', **cfg.env_cfg.dist_cfg, **restart_store())
+    # NAME=None takes a hook away; of those that are not its own, mmengine does not know that
+    for name, hook in list((cfg.get('default_hooks') or {}).items()):
+        if hook is None and name not in MMENGINE_HOOKS:
+            cfg.default_hooks.pop(name)
+    read_safely(bool(cfg.get('trust_checkpoint')))
+    # configs/strategies name a runner of their own
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, (Runner, FlexibleRunner)):
+        guard(runner)
+    return runner
+
+
+def build_model(cfg: Config) -> Any:
+    """Build the model of a config without a runner.
+
+    Raises:
+        UserError: If the channels of its parts do not fit each other.
+    """
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    check_channels(cfg, model)
+    return model

@@ -1,0 +1,26 @@
+"""Running a tool: its errors end in one line."""
+
+import os
+import sys
+from typing import Callable
+
+from ..messages import explain
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run the main function of a tool; errors end it with one line, bad input with status 2.
+
+    What nobody foresaw has status 1, and its traceback where there are several processes.
+    ``GCVIT_MM_TRACEBACK=1`` shows where an error comes from in any case.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr, flush=True)
+        sys.exit(130)
+    except Exception as error:
+        line, status = explain(error)
+        if status == 1 and int(os.environ.get('WORLD_SIZE', 1)) > 1:
+            raise  # torch says which rank it was
+        print(f'error: {line}', file=sys.stderr, flush=True)
+        sys.exit(status)

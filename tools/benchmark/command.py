@@ -1,0 +1,140 @@
+"""Compare a backbone with others: time and peak memory, interleaved in one process.
+
+SUBJECT and what it is compared with are config files, calls such as
+"GCViT(arch='tiny', window_size=24)", or names of peers. Of a config its backbone runs, without
+loading weights. Stochastic depth and dropout are off on all sides.
+
+A peer 'without-...' is the subject with one part taken out that makes it fast or small.
+
+Examples:
+    python tools/benchmark.py configs/mask_gcvit_t_3x.py --against transcription mmdet-swin-t
+    python tools/benchmark.py "GPViT(arch='L1')" --against convnext-t --mode forward --plot a.png
+    python tools/benchmark.py "GCViT(arch='tiny')" --against without-cached-bias --mode forward
+    python tools/benchmark.py --suite cpu --json cpu.json
+    python tools/benchmark.py --growth --json growth.json --plot growth.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import DictAction
+
+import gcvit_mm
+from gcvit_mm import UserError
+
+from . import measure as benchmark
+from .ablations import MEANS
+from .compare import compare, grow, run_suite
+from .contenders import PEERS, SAME
+from .show import draw_comparisons, draw_growth, draw_suite, print_comparison, print_growth
+from .suites import FAMILIES, MODES, SUITES, Setting
+
+
+def describe(args: argparse.Namespace) -> dict:
+    """Return what the figures depend on."""
+    cuda = args.device == 'cuda'
+    return dict(
+        device=torch.cuda.get_device_name() if cuda else platform.machine(),
+        threads=torch.get_num_threads(),
+        load_at_start=os.getloadavg()[0] if hasattr(os, 'getloadavg') else None,
+        torch=torch.__version__,
+        gcvit_mm=gcvit_mm.__version__,
+        rounds=args.rounds,
+        warmups=args.warmups,
+    )
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Read and check the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('subject', nargs='?', help='config file or call')
+    add('--against', nargs='+', default=[], metavar='PEER', help=', '.join([*SAME, *PEERS]))
+    add('--suite', choices=SUITES, help='measure the bars of a suite: value, bar, pass or fail')
+    add('--only', metavar='TEXT', help='bars of the suite, or families, with this in their title')
+    add('--growth', action='store_true', help='time and memory against the number of pixels')
+    add('--sides', nargs='+', type=int, default=[224, 448, 672, 896, 1120, 1344, 1600])
+    add('--mode', nargs='+', choices=MODES, help='default: both; of --growth: forward')
+    add('--size', nargs=2, type=int, default=[800, 1280], metavar=('H', 'W'))
+    add('--batch', type=int, default=1)
+    add('--dtype', choices=benchmark.DTYPES, default='fp32', help='16 bits: autocast')
+    add('--compile', action='store_true', help='torch.compile with dynamic shapes, all contenders')
+    add('--device', choices=('cpu', 'cuda'), default='cpu')
+    add('--threads', type=int, help='threads of the CPU; default: as torch chooses, suite cpu: 2')
+    add('--rounds', type=int, default=9, help='rounds that count')
+    add('--warmups', type=int, default=5, help='rounds before them')
+    add('--json', type=Path, metavar='FILE', help='write all figures')
+    add('--plot', type=Path, metavar='FILE.png', help='draw them')
+    add('--cfg-options', nargs='+', action=DictAction, help='change settings of the subject')
+    args = parser.parse_args(argv)
+    if sum([args.subject is not None, args.suite is not None, args.growth]) != 1:
+        raise UserError('give one of: a subject, --suite, --growth')
+    if min(args.rounds, args.batch, *args.size, *args.sides) < 1 or args.warmups < 0:
+        raise UserError('--rounds, --batch, --size and --sides must be at least 1')
+    if len({args.subject, *args.against}) <= len(args.against):
+        raise UserError('--against: name each once, and not the subject')
+    if args.compile and (part := sorted(set(args.against) & set(MEANS))):
+        raise UserError(f'--against {part[0]}: parts are taken out of eager models only')
+    if args.growth and len(set(args.sides)) < 2:
+        raise UserError('--sides: an exponent needs two sizes')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device cuda: torch finds no GPU')
+    if args.suite == 'gpu' and args.device != 'cuda':
+        raise UserError('--suite gpu needs --device cuda')
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write; status 1 if a bar of a suite is missed."""
+    args = parse_args(argv)
+    threads = args.threads or (2 if args.suite == 'cpu' else None)
+    if threads:
+        torch.set_num_threads(threads)
+    setting = Setting(
+        tuple(args.size),
+        args.batch,
+        args.dtype,
+        args.compile,
+        args.device,
+        args.rounds,
+        args.warmups,
+    )
+    report: dict[str, Any] = dict(setting=describe(args))
+    if args.suite:
+        report['bars'] = run_suite(args.suite, args.only, setting)
+        figure = draw_suite(report['bars'])
+    elif args.growth:
+        names = [name for name in FAMILIES if not args.only or args.only in name]
+        if not names:
+            raise UserError(f"--only '{args.only}': families are {', '.join(FAMILIES)}")
+        sides = sorted(set(args.sides))
+        modes = args.mode or MODES[:1]
+        report['growth'] = [grow(name, sides, mode, setting) for name in names for mode in modes]
+        print_growth(report['growth'])
+        figure = draw_growth(report['growth'])
+    else:
+        report['comparisons'] = []
+        for mode in args.mode or MODES:
+            found = compare(args.subject, args.against, setting, mode, args.cfg_options)
+            print_comparison(found)
+            report['comparisons'].append(found)
+        figure = draw_comparisons(report['comparisons'])
+    try:
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1))
+        if args.plot:
+            figure.savefig(args.plot, bbox_inches='tight')
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot write: {error}') from error
+    if not all(bar['passed'] for bar in report.get('bars', [])):
+        sys.exit(1)

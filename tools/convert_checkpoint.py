@@ -10,6 +10,7 @@ Examples:
 import argparse
 import os
 import os.path as osp
+from typing import List, Optional
 
 import torch
 
@@ -18,7 +19,7 @@ from gcvit_mm.checkpoints import read_checkpoint, split_state_dict, unwrap
 from gcvit_mm.cli import run_tool
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     """Convert."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('src', help='path or address of the checkpoint')
@@ -30,7 +31,7 @@ def main() -> None:
         action='store_true',
         help='also read files that hold Python objects (they can run any code)',
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if osp.exists(args.dst) and not args.force:
         raise UserError(f'{args.dst} exists: choose another name, or overwrite it with --force')
     if not osp.isdir(osp.dirname(osp.abspath(args.dst))):

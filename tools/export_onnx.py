@@ -8,6 +8,7 @@ Examples:
 import argparse
 import os
 import os.path as osp
+from typing import List, Optional
 
 from mmengine.registry import MODELS, init_default_scope
 
@@ -16,7 +17,7 @@ from gcvit_mm.checkpoints import load_model
 from gcvit_mm.deploy.onnx import export_onnx, part_to_export, verify_onnx
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     """Export and verify."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_config_arguments(parser)
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument('--backbone', action='store_true', help='the backbone by itself')
     parser.add_argument('--opset', type=int, default=17, help='version of the operators (17)')
     parser.add_argument('--trust-checkpoint', action='store_true', help='read Python objects too')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_file(args.checkpoint, 'checkpoint')
     if not osp.isdir(osp.dirname(osp.abspath(args.out))):

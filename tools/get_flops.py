@@ -5,6 +5,7 @@ Examples:
 """
 
 import argparse
+from typing import List, Optional
 
 from rich.console import Console
 from rich.table import Table
@@ -18,14 +19,14 @@ from gcvit_mm.planning.complexity import (
 )
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     """Count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_config_arguments(parser)
     parser.add_argument(
         '--shape', nargs=2, type=int, metavar=('H', 'W'), help='image; default: as the papers'
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     cfg = cli.load_config(args.config, args.cfg_options)
     size = tuple(args.shape or INPUT_SIZES.get(cfg.get('default_scope'), (224, 224)))
     model = build_on_meta(cfg)

@@ -8,7 +8,7 @@ Examples:
 import argparse
 import os
 import os.path as osp
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import mmcv
 import torch
@@ -25,7 +25,7 @@ from gcvit_mm.visualization import Placement, attention_maps, find_blocks
 from gcvit_mm.visualization import paint as paint_maps
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_config_arguments(parser)
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='also read checkpoints that hold Python objects (they can run any code)',
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def check_images(paths: List[str]) -> None:
@@ -172,9 +172,9 @@ def paint_attention(
         paint_maps(picture, pixel, maps, placement, out_file)
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     """Predict."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_file(args.checkpoint, 'checkpoint')
     check_images(args.images)

@@ -7,7 +7,7 @@ Examples:
 
 import argparse
 import os.path as osp
-from typing import Any
+from typing import Any, List, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
@@ -18,7 +18,7 @@ from gcvit_mm.datacheck.check import check_classes
 from gcvit_mm.datacheck.folders import check_data
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_run_arguments(parser)
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='also read checkpoints that hold Python objects (they can run any code)',
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error('--out needs a name that ends in .pkl')
     return args
@@ -72,9 +72,9 @@ def augment(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     """Evaluate."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.prepare(cfg, args)
     cli.check_file(args.checkpoint, 'checkpoint')

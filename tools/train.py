@@ -6,6 +6,7 @@ Examples:
 """
 
 import argparse
+from typing import List, Optional
 
 import torch
 from mmengine.config import Config
@@ -15,7 +16,7 @@ from gcvit_mm.datacheck.check import check_classes
 from gcvit_mm.datacheck.folders import check_data
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -46,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='also go on from checkpoints that hold Python objects (they can run any code)',
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
@@ -73,9 +74,9 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.visualizer.vis_backends.append(dict(type='TensorboardVisBackend'))
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     """Train."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.prepare(cfg, args)
     apply_options(cfg, args)

@@ -232,8 +232,8 @@ def test_parts_that_are_taken_out(name, monkeypatch):
     """The copy computes the same and lacks the part; the subject keeps it."""
     record = Record(monkeypatch)
     switches = []
-    no_cudnn = attention._without_cudnn
-    monkeypatch.setattr(attention, '_without_cudnn', lambda d: switches.append(d) or no_cudnn(d))
+    name_in, no_cudnn = 'without_cudnn_attention', attention.without_cudnn_attention
+    monkeypatch.setattr(attention, name_in, lambda d: switches.append(d) or no_cudnn(d))
     model = contenders.build("GCViT(arch='xxtiny', out_indices=(1,))")
     twin = contenders.build_peer(name, model, (64, 64))
     images = torch.randn(1, 3, 70, 101)
@@ -243,16 +243,12 @@ def test_parts_that_are_taken_out(name, monkeypatch):
     def traces(one):
         """What shows that the part is there."""
         evaluation = benchmark.make_pass(one.eval(), images, backward=False)
-        rel_pos = one.stages[0].blocks[0].attn.rel_pos
-        evaluation()
-        first, count = rel_pos._cached, len(switches)
+        count = len(switches)
         evaluated = record.calls(evaluation)
-        cached = rel_pos._cached is first
         trained = record.calls(benchmark.make_pass(one.train(), images, backward=True))
         return {
             'without-fused-attention': bool(evaluated) and bool(trained),
             'without-recomputed-attention': None in trained,
-            'without-cached-bias': cached,
             'without-aligned-bias': all(bias.stride(-2) == 56 for bias, _ in evaluated),
             'without-expanded-query': any(q.stride(0) == 0 for _, q in evaluated),
             'without-channels-last': not one.patch_embed.proj.weight.is_contiguous(),
@@ -388,8 +384,8 @@ def test_bad_subject(spec, message):
 @pytest.mark.parametrize(
     ('spec', 'peer', 'message'),
     [
-        ('mmdet-swin-t', 'without-cached-bias', 'SwinTransformer is no backbone of gcvit_mm'),
-        ("GCViT(arch='xxtiny', with_cp=True)", 'without-cached-bias', 'without with_cp'),
+        ('mmdet-swin-t', 'without-aligned-bias', 'SwinTransformer is no backbone of gcvit_mm'),
+        ("GCViT(arch='xxtiny', with_cp=True)", 'without-aligned-bias', 'without with_cp'),
         ("GGTransformer(arch='tiny')", 'timm', 'no peer of GGTransformer'),
         (TINY, 'swin', "'swin' is no config file"),
         ("GCViT(arch='xxtiny')", 'timm', '--size 224 224'),
@@ -541,8 +537,8 @@ def test_stripes_grow_by_the_power_of_one_and_a_half():
         ([TINY, '--rounds', '0'], 'must be at least 1'),
         ([TINY, '--against', TINY], 'name each once'),
         (
-            [TINY, '--compile', '--against', 'without-cached-bias'],
-            'without-cached-bias: parts are taken out of eager models only',
+            [TINY, '--compile', '--against', 'without-aligned-bias'],
+            'without-aligned-bias: parts are taken out of eager models only',
         ),
         (['--growth', '--sides', '64', '64'], 'two sizes'),
         (['--growth', '--only', 'nothing'], "--only 'nothing': families are GC ViT-T"),

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcvit_mm import ScalableViT
-from gcvit_mm.backbones.scalablevit import ScalableAttention
+from gcvit_mm.backbones.scalablevit import LEMAttention, ScalableAttention
 from gcvit_mm.checkpoints import CheckpointError, convert_state_dict
 from gcvit_mm.layers import WindowAttention
 
@@ -218,10 +218,8 @@ def test_lem_stays_in_its_window():
     changed = x.clone()
     changed[0, 3, 6] += 1
     reach = {}
-    for inside in (False, True):
-        layer = WindowAttention(
-            16, 2, (7, 7), rel_pos_bias=False, v_kernel=3, v_conv_in_windows=inside
-        )
+    for inside, cls in enumerate((WindowAttention, LEMAttention)):
+        layer = cls(16, 2, (7, 7), rel_pos_bias=False, v_kernel=3)
         reach[inside] = (layer(changed) - layer(x)).abs().amax(-1)[0] > 1e-7
     assert reach[True][:7, :7].any() and not reach[True][:, 7:].any()
     assert reach[False][2:5, 7].all() and not reach[False][:, 8:].any()

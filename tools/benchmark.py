@@ -9,7 +9,7 @@ A peer 'without-...' is the subject with one part taken out that makes it fast o
 Examples:
     python tools/benchmark.py configs/mask_gcvit_t_3x.py --against transcription mmdet-swin-t
     python tools/benchmark.py "GPViT(arch='L1')" --against convnext-t --mode forward --plot a.png
-    python tools/benchmark.py "GCViT(arch='tiny')" --against without-cached-bias --mode forward
+    python tools/benchmark.py "GCViT(arch='tiny')" --against without-aligned-bias --mode forward
     python tools/benchmark.py --suite cpu --json cpu.json
     python tools/benchmark.py --growth --json growth.json --plot growth.png
 """

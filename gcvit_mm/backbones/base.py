@@ -3,26 +3,38 @@
 import copy
 import difflib
 import inspect
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-import torch.utils.checkpoint as cp
 from mmengine.model import BaseModule
-from mmengine.utils import digit_version
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
+from typing_extensions import TypedDict
 
+from ..checkpoints import load_pretrained
+from ..compat import torch_before
 from ..errors import CheckpointError
 from ..layers import build_channels_last_norm
-from ..layers.window import is_compiling
 
 InitCfg = Union[dict, List[dict], None]
 
 
+class BackboneArgs(TypedDict, total=False):
+    """The arguments that all backbones share; :class:`BaseBackbone` says what they mean."""
+
+    in_channels: int
+    out_indices: Optional[Sequence[int]]
+    drop_rate: float
+    drop_path_rate: Optional[float]
+    frozen_stages: int
+    with_cp: bool
+    compile: Union[bool, dict]
+    norm_cfg: Optional[dict]
+    init_cfg: InitCfg
+
+
 class BaseBackbone(BaseModule):
-    """Base of the backbones: a stem, stages and a norm for every map that leaves.
+    """Base of the backbones: a stem, stages and a norm for every output map.
 
     A subclass fills ``arch_zoo``, builds ``patch_embed`` and ``stages`` (as many as
     ``self.num_built_stages``) and calls :meth:`finish` as the last line of its constructor. A
@@ -32,17 +44,22 @@ class BaseBackbone(BaseModule):
         arch: Name in ``arch_zoo``, or a dict with the keys of its entries.
         in_channels: Channels of the image.
         out_indices: Stages whose maps are returned, ascending; negative ones count from the
-            end. Later stages are not built, so that every parameter has a use.
+            end. Later stages are not built, so that every parameter has a use. Default:
+            ``default_out_indices`` of the family.
+        drop_rate: Dropout after the stem, the projections and in the MLPs.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the
+            first one. Default: that of the arch, published for classification.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages
             together with their output norms: parameters, mode and statistics.
         with_cp: Recompute every block in the backward pass to save memory.
         compile: Run the backbone through ``torch.compile``: ``True`` for sizes that change from
             batch to batch (``compile_defaults``), or a dict of its arguments. The first passes take
             minutes. Names of weights stay, copies (as EMA makes them) run eagerly. Needs torch 2.2.
-        norm_cfg: Config of all norms; they act on the last axis.
+        norm_cfg: Config of all norms; they act on the last axis. Default: ``default_norm`` of the
+            family.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``, see
             :func:`gcvit_mm.checkpoints.load_pretrained`, or any other mmengine init config.
-        unknown: Arguments that the subclass does not know.
+        unknown: Nothing that a backbone takes.
 
     Raises:
         TypeError: If there are unknown arguments or arch keys; the message names the known.
@@ -51,9 +68,10 @@ class BaseBackbone(BaseModule):
 
     arch_zoo: Dict[str, Dict[str, Any]] = {}
     num_stages = 4
-    not_taken: Tuple[str, ...] = ()  # arguments of a parent class that a subclass refuses
+    default_out_indices: Tuple[int, ...] = (0, 1, 2, 3)
+    default_norm: Dict[str, Any] = dict(type='LN', eps=1e-5)
+    not_taken: Tuple[str, ...] = ()  # ('out_indices',) where a family has no choice of them
     weights_note = ''  # said when a checkpoint cannot be had or does not fit
-    stem_convs: Tuple[str, ...] = ('patch_embed.proj',)  # fitted to in_channels when loaded
     # For torch.compile. Convolutions are channels-last already; where torch 2.11 reorders them
     # itself, training fails on the CPU at sizes that change.
     compile_defaults = dict(dynamic=True, options=dict(layout_optimization=False))
@@ -61,17 +79,21 @@ class BaseBackbone(BaseModule):
     def __init__(
         self,
         arch: Union[str, dict],
-        in_channels: int,
-        out_indices: Sequence[int],
-        frozen_stages: int,
-        with_cp: bool,
-        compile: Union[bool, dict],
-        norm_cfg: dict,
-        init_cfg: InitCfg,
-        unknown: Dict[str, Any],
+        in_channels: int = 3,
+        out_indices: Optional[Sequence[int]] = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: Optional[float] = None,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        compile: Union[bool, dict] = False,
+        norm_cfg: Optional[dict] = None,
+        init_cfg: InitCfg = None,
+        **unknown: Any,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self._reject_unknown(unknown)
+        if out_indices is not None and 'out_indices' in self.not_taken:
+            unknown['out_indices'] = out_indices
+        self.refuse(*unknown)
         self.arch, self.arch_settings = self._resolve_arch(arch)
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
@@ -82,31 +104,40 @@ class BaseBackbone(BaseModule):
                 f'stages built for out_indices={self.out_indices}), got {frozen_stages}'
             )
         self.frozen_stages = frozen_stages
+        self.drop_rate = drop_rate
+        if drop_path_rate is None:
+            drop_path_rate = self.arch_settings['drop_path_rate']
+        self.drop_path_rate: float = drop_path_rate
         self.with_cp = with_cp
-        self.norm_cfg = norm_cfg
+        self.norm_cfg = norm_cfg or self.default_norm
         if compile is not False:
-            if digit_version(torch.__version__) < digit_version('2.2'):
+            if torch_before('2.2'):
                 raise ValueError('compile needs torch 2.2 or later: leave it out')
             options = self.compile_defaults if compile is True else {'dynamic': True, **compile}
             self.compile(**options)
 
     # ------------------------------------------------------------------ construction
     @classmethod
-    def _reject_unknown(cls, unknown: Dict[str, Any]) -> None:
-        if not unknown:
+    def refuse(cls, *names: str) -> None:
+        """Raise the error for arguments that this backbone does not take; none are fine.
+
+        Raises:
+            TypeError: With the nearest name, and all that it takes.
+        """
+        if not names:
             return
+        families = cls.__mro__[: cls.__mro__.index(BaseBackbone) + 1]
+        parameters = [p for c in families for p in inspect.signature(c).parameters.values()]
         known = [
             p.name
-            for parent in cls.__mro__[: cls.__mro__.index(BaseBackbone)]
-            for p in inspect.signature(parent).parameters.values()
-            if p.kind is not p.VAR_KEYWORD and p.name not in ('self', *cls.not_taken)
+            for p in parameters
+            if p.kind is not p.VAR_KEYWORD and p.name not in cls.not_taken
         ]
         known = list(dict.fromkeys(known))
-        name = next((name for name in unknown if name not in known), '')
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(names[0], known, n=1)
         hint = f" (did you mean '{close[0]}'?)" if close else ''
         raise TypeError(
-            f"{cls.__name__} has no argument '{name}'{hint}; it knows: {', '.join(known)}"
+            f"{cls.__name__} has no argument '{names[0]}'{hint}; it knows: {', '.join(known)}"
         )
 
     @classmethod
@@ -126,8 +157,9 @@ class BaseBackbone(BaseModule):
             )
         return 'custom', copy.deepcopy(dict(arch))
 
-    def _resolve_out_indices(self, out_indices: Sequence[int]) -> Tuple[int, ...]:
+    def _resolve_out_indices(self, out_indices: Optional[Sequence[int]]) -> Tuple[int, ...]:
         n = self.num_stages
+        out_indices = self.default_out_indices if out_indices is None else out_indices
         indices = [i + n if i < 0 else i for i in out_indices]
         in_range = all(0 <= i < n for i in indices)
         if not indices or not in_range or sorted(set(indices)) != indices:
@@ -152,17 +184,11 @@ class BaseBackbone(BaseModule):
             )
         return tuple(value)
 
-    def drop_paths(self, rate: Optional[float]) -> List[List[float]]:
-        """Stochastic depth of every block of every stage, from 0 up to ``rate`` at the last.
-
-        Args:
-            rate: Rate of the last block of the last stage (built or not); ``None`` for that
-                of the arch.
-        """
-        if rate is None:
-            rate = self.arch_settings['drop_path_rate']
+    def drop_paths(self) -> List[List[float]]:
+        """Stochastic depth of every block of every stage, built or not: from 0 up to
+        ``drop_path_rate``."""
         last = max(sum(self.depths) - 1, 1)
-        rates = iter([rate * k / last for k in range(sum(self.depths))])
+        rates = iter([self.drop_path_rate * k / last for k in range(sum(self.depths))])
         return [[next(rates) for _ in range(depth)] for depth in self.depths]
 
     @property
@@ -175,7 +201,7 @@ class BaseBackbone(BaseModule):
 
         Args:
             embed_dims: Channels of each stage.
-            norms: Give every map that leaves its norm.
+            norms: Give every output map its norm.
         """
         self.embed_dims = tuple(embed_dims)
         self.out_channels = tuple(embed_dims[i] for i in self.out_indices)
@@ -203,8 +229,6 @@ class BaseBackbone(BaseModule):
         configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
         pretrained = [c for c in configs if c and c['type'] == 'Pretrained']
         if pretrained:
-            from ..checkpoints import load_pretrained
-
             options = {k: v for k, v in pretrained[-1].items() if k != 'type'}
             try:
                 load_pretrained(self, **options)
@@ -307,41 +331,3 @@ class BaseBackbone(BaseModule):
         if parts[2] == 'downsample':
             return first + depths[stage] - 1, num_layers
         return first, num_layers
-
-
-def run_block(block: nn.Module, with_cp: bool, *args: Any) -> Tensor:
-    """Call a block, recomputing it in the backward pass if ``with_cp``.
-
-    A block that trains is recomputed even where its input needs no gradient (after a frozen
-    stage); a frozen block behind no gradient is not.
-    """
-    if with_cp and torch.is_grad_enabled():
-        tensors = [a for a in args if isinstance(a, Tensor)]
-        if any(t.requires_grad for t in (*tensors, *block.parameters())):
-            options: dict = dict(context_fn=partial(_forward_and_recompute, block))
-            if is_compiling():  # changes statistics once by itself
-                options = {}
-            return cp.checkpoint(block, *args, use_reentrant=False, **options)
-    return block(*args)
-
-
-def _forward_and_recompute(block: nn.Module) -> Tuple[ContextManager, ContextManager]:
-    return nullcontext(), _same_statistics(block)
-
-
-@contextmanager
-def _same_statistics(block: nn.Module) -> Iterator[None]:
-    """Keep batch norms from counting a batch twice."""
-    kept = [
-        (m, m.momentum, m.num_batches_tracked.clone())
-        for m in block.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.num_batches_tracked is not None
-    ]
-    for norm, _, _ in kept:
-        norm.momentum = 0.0
-    try:
-        yield  # torch leaves by an exception once it has what it needs
-    finally:
-        for norm, momentum, count in kept:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]

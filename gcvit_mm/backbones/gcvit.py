@@ -9,15 +9,18 @@ pooling between stages, output projection, relative position bias in all blocks)
 the released models, so that their weights can be used.
 """
 
-from typing import Any, Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ..layers import (
     Block,
     MBConv,
+    Stage,
     WindowAttention,
     build_channels_last_norm,
     halving_conv,
@@ -25,7 +28,7 @@ from ..layers import (
     known_equal,
     to_2tuple,
 )
-from .base import BaseBackbone, InitCfg, run_block
+from .base import BackboneArgs, BaseBackbone
 
 Size = Tuple[int, int]
 GLOBAL_QUERIES = ('shared', 'own', 'none')
@@ -63,7 +66,7 @@ class PatchEmbed(nn.Module):
         self, in_channels: int, embed_dims: int, norm_cfg: dict, overlap: bool, drop_rate: float
     ) -> None:
         super().__init__()
-        self.proj = halving_conv(in_channels, embed_dims, overlap, bias=True)
+        self.proj = halving_conv(in_channels, embed_dims, overlap, bias=True, of_image=True)
         self.down = Downsample(embed_dims, embed_dims, norm_cfg, overlap)
         self.drop = nn.Dropout(drop_rate)
 
@@ -144,69 +147,36 @@ class GCViTBlock(Block):
         self.query_generator = query_generator
 
     def forward(self, x: Tensor, query: Optional[Tensor] = None) -> Tensor:
-        """Map (B, H, W, C) and, for global blocks, a query (B, heads, N, d) -> (B, H, W, C)."""
-        if self.query_generator is not None:
-            query = self.query_generator(x)
-        return super().forward(x) if query is None else super().forward(x, query)
+        """Map (B, H, W, C) and a query (B, heads, N, d) for global blocks -> (B, H, W, C)."""
+        if not self.use_global_query:
+            return super().forward(x)
+        return super().forward(
+            x, query if self.query_generator is None else self.query_generator(x)
+        )
 
 
-class GCViTStage(nn.Module):
+class GCViTStage(Stage):
     """Blocks of one resolution (even ones local, odd ones global), their query, downsampling.
 
     Args:
-        drop_paths: Probability of dropping a branch, for each block.
-        global_query: 'shared', 'own' or 'none', see :class:`GCViT`.
-        num_query_blocks: MB blocks of a query generator.
-        num_query_pools: Poolings of a query generator.
-        downsample: Follows the blocks; ``None`` in the last stage.
-        with_cp: Recompute every block in the backward pass.
-        embed_dims: Channels C.
-        num_heads: Attention heads.
-        window_size: Window ``(height, width)`` in tokens.
-        block_kwargs: More arguments of :class:`GCViTBlock`.
+        blocks: The blocks.
+        query_generator: Makes the query that the global blocks share; ``None`` for none.
+        kwargs: More arguments of :class:`gcvit_mm.layers.Stage`.
     """
 
     def __init__(
-        self,
-        drop_paths: Sequence[float],
-        global_query: str,
-        num_query_blocks: int,
-        num_query_pools: int,
-        downsample: Optional[Downsample],
-        with_cp: bool,
-        embed_dims: int,
-        num_heads: int,
-        window_size: Size,
-        **block_kwargs: Any,
+        self, blocks: Sequence[GCViTBlock], query_generator: Optional[GlobalQuery], **kwargs: Any
     ) -> None:
-        super().__init__()
-        query = (embed_dims, num_heads, window_size, num_query_blocks, num_query_pools)
-        shared = global_query == 'shared' and len(drop_paths) > 1
-        self.query_generator = GlobalQuery(*query) if shared else None
-        self.blocks = nn.ModuleList()
-        for j, drop_path in enumerate(drop_paths):
-            is_global = global_query != 'none' and j % 2 == 1
-            own = is_global and global_query == 'own'
-            self.blocks.append(
-                GCViTBlock(
-                    embed_dims,
-                    num_heads,
-                    window_size,
-                    use_global_query=is_global,
-                    drop_path=drop_path,
-                    query_generator=GlobalQuery(*query) if own else None,
-                    **block_kwargs,
-                )
-            )
-        self.downsample = downsample
-        self.with_cp = with_cp
+        super().__init__(blocks, **kwargs)
+        self.query_generator = query_generator
+        # behind it, as in the optimizer states of earlier runs
+        for name in ('blocks', 'downsample'):
+            setattr(self, name, self._modules.pop(name, None))
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, *args: Any) -> Tuple[Tensor, Tensor]:
         """Map (B, H, W, C) -> the map after the blocks, and the input of the next stage."""
         query = None if self.query_generator is None else self.query_generator(x)
-        for block in self.blocks:
-            x = run_block(block, self.with_cp, x, query if block.use_global_query else None)
-        return x, x if self.downsample is None else self.downsample(x)
+        return super().forward(x, query)
 
 
 def _archs() -> dict:
@@ -240,7 +210,6 @@ class GCViT(BaseBackbone):
             models), or a dict with the same keys: ``embed_dims`` (of stage 0, doubled from
             stage to stage), ``depths``, ``num_heads``, ``mlp_ratio``, ``layer_scale``,
             ``window_size``, ``drop_path_rate``.
-        in_channels: Channels of the image.
         window_size: One int, or one entry a stage, each an int or ``(height, width)``; in
             tokens. Default: that of the arch.
         query_pools: Max poolings in the query generator of each stage. (3, 2, 0, 0) is what
@@ -253,16 +222,11 @@ class GCViT(BaseBackbone):
         overlap_patches: 3x3 convolutions in the stem instead of 2x2 patches side by side
             (``False``: row 'w/o over.').
         mask_padding: Hide padded tokens from real ones. The published models do not.
-        out_indices: Stages whose maps are returned; later ones are not built.
-        drop_rate: Dropout after the stem, the projections and in the MLPs.
         attn_drop_rate: Dropout of attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the
-            first one. Default: that of the arch.
-        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
-        with_cp: Recompute every block in the backward pass to save memory.
-        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
-        norm_cfg: Config of all norms; they act on the last axis.
-        init_cfg: Initialisation; 'Pretrained' takes the authors', timm's and our layout.
+        common: ``in_channels``, ``out_indices``, ``drop_rate``, ``drop_path_rate``,
+            ``frozen_stages``, ``with_cp``, ``compile``, ``norm_cfg``, ``init_cfg`` ('Pretrained'
+            takes the authors', timm's and our layout), see
+            :class:`~gcvit_mm.backbones.base.BaseBackbone`.
 
     Raises:
         TypeError: For unknown arguments.
@@ -281,36 +245,17 @@ class GCViT(BaseBackbone):
     def __init__(
         self,
         arch: Union[str, dict] = 'tiny',
-        in_channels: int = 3,
         window_size: Union[int, Sequence[Union[int, Size]], None] = None,
         query_pools: Sequence[int] = (3, 2, 0, 0),
         global_query: str = 'shared',
         rel_pos_bias: bool = True,
         overlap_patches: bool = True,
         mask_padding: bool = False,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        compile: Union[bool, dict] = False,
-        norm_cfg: Optional[dict] = None,
-        init_cfg: InitCfg = None,
-        **unknown: Any,
+        **common: Unpack[BackboneArgs],
     ) -> None:
-        super().__init__(
-            arch=arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            compile=compile,
-            norm_cfg=norm_cfg or dict(type='LN', eps=1e-5),
-            init_cfg=init_cfg,
-            unknown=unknown,
-        )
-        settings = self.arch_settings
+        super().__init__(arch, **common)
+        settings, norm_cfg = self.arch_settings, self.norm_cfg
         if global_query not in GLOBAL_QUERIES:
             raise ValueError(f'global_query must be one of {GLOBAL_QUERIES}, got {global_query!r}')
         pools = self.per_stage(query_pools, 'query_pools')
@@ -322,36 +267,47 @@ class GCViT(BaseBackbone):
         )
         num_heads = self.per_stage(settings['num_heads'], 'num_heads')
         embed_dims = [settings['embed_dims'] * 2**i for i in range(self.num_stages)]
-        drop_paths = self.drop_paths(drop_path_rate)
-
-        self.patch_embed = PatchEmbed(
-            in_channels, embed_dims[0], self.norm_cfg, overlap_patches, drop_rate
-        )
         attn_kwargs = dict(
             rel_pos_bias=rel_pos_bias,
             mask_padding=mask_padding,
             attn_drop_rate=attn_drop_rate,
-            proj_drop_rate=drop_rate,
+            proj_drop_rate=self.drop_rate,
+        )
+
+        self.patch_embed = PatchEmbed(
+            self.in_channels, embed_dims[0], norm_cfg, overlap_patches, self.drop_rate
         )
         self.stages = nn.ModuleList()
-        for i in range(self.num_built_stages):
+        for i, drop_paths in enumerate(self.drop_paths()[: self.num_built_stages]):
+            shared: Dict[str, Any] = dict(
+                embed_dims=embed_dims[i],
+                num_heads=num_heads[i],
+                window_size=to_2tuple(windows[i], f'window_size[{i}]'),
+            )
+            make_query = partial(
+                GlobalQuery, num_blocks=QUERY_BLOCKS[i], num_pools=pools[i], **shared
+            )
             last = i == self.num_built_stages - 1
-            self.stages.append(
-                GCViTStage(
-                    drop_paths[i],
-                    global_query,
-                    QUERY_BLOCKS[i],
-                    pools[i],
-                    None if last else Downsample(embed_dims[i], 2 * embed_dims[i], self.norm_cfg),
-                    with_cp,
-                    embed_dims[i],
-                    num_heads[i],
-                    to_2tuple(windows[i], f'window_size[{i}]'),
-                    mlp_ratio=settings['mlp_ratio'],
-                    layer_scale=settings['layer_scale'],
-                    drop_rate=drop_rate,
-                    norm_cfg=self.norm_cfg,
-                    attn_kwargs=attn_kwargs,
+            downsample = None if last else Downsample(embed_dims[i], embed_dims[i + 1], norm_cfg)
+            query = make_query() if global_query == 'shared' and len(drop_paths) > 1 else None
+            blocks = []
+            for j, drop_path in enumerate(drop_paths):
+                is_global = global_query != 'none' and j % 2 == 1
+                own_query = make_query() if is_global and global_query == 'own' else None
+                blocks.append(
+                    GCViTBlock(
+                        use_global_query=is_global,
+                        query_generator=own_query,
+                        attn_kwargs=attn_kwargs,
+                        mlp_ratio=settings['mlp_ratio'],
+                        layer_scale=settings['layer_scale'],
+                        drop_path=drop_path,
+                        drop_rate=self.drop_rate,
+                        norm_cfg=norm_cfg,
+                        **shared,
+                    )
                 )
+            self.stages.append(
+                GCViTStage(blocks, query, downsample=downsample, with_cp=self.with_cp)
             )
         self.finish(embed_dims)

@@ -5,27 +5,31 @@ attend to the class token; the class token attends to all tokens; the gaze convo
 tokens only; there is no relative position bias, as in DeiT.
 """
 
-from typing import Any, Optional, Sequence, Tuple, Union
+from typing import Optional, Tuple, Union
 
 import torch
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
+from typing_extensions import Unpack
 
 from ..layers import (
     Block,
     PositionEmbedding,
+    Stage,
+    convolve,
     crop,
     depthwise_conv,
+    join_heads,
+    key_mask,
     known_equal,
     merge,
     pad_to_windows,
-    padding_mask,
     partition,
+    split_qkv,
 )
 from ..layers.attention import attention
-from .base import BaseBackbone, InitCfg, run_block
+from .base import BackboneArgs, BaseBackbone
 from .gg_transformer import NO_WEIGHTS, PatchEmbed
 
 OUT_TYPES = ('featmap', 'cls_token')
@@ -77,11 +81,11 @@ class GGTokenAttention(nn.Module):
         shared, patches = qkv.split([extra, height * width], 1)
         glanced = self._glance(patches, shared, height, width)
         values = patches.chunk(3, -1)[2].reshape(x.shape[0], height, width, -1)
-        gazed = self.v_conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        gazed = convolve(self.v_conv, values)
         out = (glanced + gazed).flatten(1, 2)
         if extra:
-            q, k, v = self._heads(qkv)
-            out = torch.cat([self._join(self._attend(q[:, :, :extra], k, v)), out], 1)
+            q, k, v = split_qkv(qkv, self.num_heads)
+            out = torch.cat([join_heads(self._attend(q[:, :, :extra], k, v)), out], 1)
         return self.proj_drop(self.proj(out))
 
     def _glance(self, patches: Tensor, extra: Tensor, height: int, width: int) -> Tensor:
@@ -91,52 +95,20 @@ class GGTokenAttention(nn.Module):
         hp, wp = maps.shape[1:3]
         windows = partition(maps, self.window_size, dilated=True)  # (B, nW, N, 3C)
         num, n = windows.shape[1:3]
-        q, k, v = self._heads(windows.flatten(0, 1))
+        q, k, v = split_qkv(windows.flatten(0, 1), self.num_heads)
         if extra.shape[1]:
             shared = extra.unsqueeze(1).expand(-1, num, -1, -1).flatten(0, 1)
-            _, k_extra, v_extra = self._heads(shared)
+            _, k_extra, v_extra = split_qkv(shared, self.num_heads)
             k, v = torch.cat([k, k_extra], 2), torch.cat([v, v_extra], 2)
         mask = None
         if not known_equal((hp, wp), (height, width)):
-            real = padding_mask(height, width, self.window_size, q.device, dilated=True)
-            hidden = F.pad(~real, (0, extra.shape[1]))
-            mask = q.new_zeros(hidden.shape).masked_fill_(hidden, float('-inf'))
-            mask = mask.repeat(b, 1)[:, None, None, :].expand(-1, -1, n, -1)
-        out = self._join(self._attend(q, k, v, mask)).view(b, num, n, -1)
+            size = self.window_size
+            mask = key_mask(q, height, width, size, dilated=True, extra=extra.shape[1])
+        out = join_heads(self._attend(q, k, v, mask)).view(b, num, n, -1)
         return crop(merge(out, self.window_size, hp, wp, dilated=True), height, width)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         return attention(q, k, v, mask, dropout=self.attn_drop_rate if self.training else 0.0)
-
-    def _heads(self, qkv: Tensor) -> Tuple[Tensor, ...]:
-        """Tokens (B, N, 3C) -> queries, keys, values (B, heads, N, d)."""
-        b, n, _ = qkv.shape
-        return tuple(qkv.reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0))
-
-    @staticmethod
-    def _join(heads: Tensor) -> Tensor:
-        """Heads (B, heads, N, d) -> tokens (B, N, C)."""
-        return heads.transpose(1, 2).flatten(2)
-
-
-class GGDeiTStage(nn.Module):
-    """All blocks, under the names that the other families have.
-
-    Args:
-        blocks: The blocks.
-        with_cp: Recompute every block in the backward pass.
-    """
-
-    def __init__(self, blocks: Sequence[Block], with_cp: bool) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.with_cp = with_cp
-
-    def forward(self, x: Tensor, size: Tuple[int, int]) -> Tensor:
-        """Tokens (B, N, C) and the size of their map -> (B, N, C)."""
-        for block in self.blocks:
-            x = run_block(block, self.with_cp, x, size)
-        return x
 
 
 @MODELS.register_module()
@@ -148,21 +120,16 @@ class GGDeiT(BaseBackbone):
     Args:
         arch: 'tiny' or 'small', or a dict with the keys ``embed_dims``, ``depths`` (one
             number, in a tuple), ``num_heads``, ``mlp_ratio``, ``drop_path_rate``.
-        in_channels: Channels of the image.
         img_size: Side of the image for which position embeddings are created; others are
             resized (bicubic).
         partition_size: Side M of a partition in tokens; the dilation is ceil(side / M).
         gaze_kernel: Side of the gaze convolution.
         with_cls_token: Have a class token.
         out_type: 'featmap': map of the patch tokens; 'cls_token': the class token (B, C).
-        drop_rate: Dropout after the projections and in the MLPs.
         attn_drop_rate: Dropout of attention weights.
-        drop_path_rate: Stochastic depth of the last block. Default: that of the arch.
-        frozen_stages: -1 freezes nothing, 0 the stem, 1 everything.
-        with_cp: Recompute every block in the backward pass to save memory.
-        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
-        norm_cfg: Config of all norms; they act on the last axis.
-        init_cfg: Initialisation; no weights were ever released.
+        common: ``in_channels``, ``drop_rate``, ``drop_path_rate``, ``frozen_stages`` (0 the stem, 1
+            everything), ``with_cp``, ``compile``, ``norm_cfg``, ``init_cfg`` (no weights were ever
+            released), see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
 
     Raises:
         TypeError: For unknown arguments.
@@ -174,38 +141,23 @@ class GGDeiT(BaseBackbone):
         small=dict(embed_dims=384, depths=(12,), num_heads=6, mlp_ratio=4.0, drop_path_rate=0.1),
     )
     num_stages = 1
+    default_out_indices = (0,)
+    default_norm = dict(type='LN', eps=1e-6)
+    not_taken = ('out_indices',)
     weights_note = NO_WEIGHTS
 
     def __init__(
         self,
         arch: Union[str, dict] = 'tiny',
-        in_channels: int = 3,
         img_size: int = 224,
         partition_size: int = 7,
         gaze_kernel: int = 3,
         with_cls_token: bool = True,
         out_type: str = 'featmap',
-        drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        compile: Union[bool, dict] = False,
-        norm_cfg: Optional[dict] = None,
-        init_cfg: InitCfg = None,
-        **unknown: Any,
+        **common: Unpack[BackboneArgs],
     ) -> None:
-        super().__init__(
-            arch=arch,
-            in_channels=in_channels,
-            out_indices=(0,),
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            compile=compile,
-            norm_cfg=norm_cfg or dict(type='LN', eps=1e-6),
-            init_cfg=init_cfg,
-            unknown=unknown,
-        )
+        super().__init__(arch, **common)
         if out_type not in OUT_TYPES or (out_type == 'cls_token' and not with_cls_token):
             raise ValueError(
                 f'out_type must be one of {OUT_TYPES}, the second only with a class token, got '
@@ -214,27 +166,31 @@ class GGDeiT(BaseBackbone):
         settings = self.arch_settings
         embed_dims = settings['embed_dims']
         self.out_type = out_type
-        self.patch_embed = PatchEmbed(in_channels, embed_dims, 16, None)
+        self.patch_embed = PatchEmbed(self.in_channels, embed_dims, 16, None)
         self.pos_embed = PositionEmbedding(embed_dims, -(-img_size // 16), int(with_cls_token))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if with_cls_token else None
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
-        self.pos_drop = nn.Dropout(drop_rate)
-        drops: dict = dict(attn_drop_rate=attn_drop_rate, proj_drop_rate=drop_rate)
+        self.pos_drop = nn.Dropout(self.drop_rate)
         blocks = [
             Block(
                 GGTokenAttention(
-                    embed_dims, settings['num_heads'], partition_size, gaze_kernel, **drops
+                    embed_dims,
+                    settings['num_heads'],
+                    partition_size,
+                    gaze_kernel,
+                    attn_drop_rate=attn_drop_rate,
+                    proj_drop_rate=self.drop_rate,
                 ),
                 embed_dims,
                 settings['mlp_ratio'],
                 self.norm_cfg,
-                drop_path,
-                drop_rate,
+                drop_path=drop_path,
+                drop_rate=self.drop_rate,
             )
-            for drop_path in self.drop_paths(drop_path_rate)[0]
+            for drop_path in self.drop_paths()[0]
         ]
-        self.stages = nn.ModuleList([GGDeiTStage(blocks, with_cp)])
+        self.stages = nn.ModuleList([Stage(blocks, with_cp=self.with_cp)])
         self.finish([embed_dims])
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
@@ -257,8 +213,7 @@ class GGDeiT(BaseBackbone):
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         x = self.pos_drop(x + self.pos_embed(size))
         (stage,) = self.stages
-        x = stage(x, size)
-        x = self.norm0(x)
+        x = self.norm0(stage(x, size)[0])
         if self.out_type == 'cls_token':
             return (x[:, 0],)
         patches = x[:, x.shape[1] - size[0] * size[1] :]

@@ -8,13 +8,22 @@ what lies between those tokens. The authors released neither code nor weights; w
 leaves open follows Swin.
 """
 
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Union
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from ..layers import Block, WindowAttention, build_channels_last_norm, pad_image, pad_to_windows
-from .base import BaseBackbone, InitCfg, run_block
+from ..layers import (
+    Block,
+    ImageConv,
+    Stage,
+    WindowAttention,
+    build_channels_last_norm,
+    pad_image,
+    pad_to_windows,
+)
+from .base import BackboneArgs, BaseBackbone
 
 GAZES = ('conv', 'attn', 'none')
 NO_WEIGHTS = (
@@ -38,7 +47,7 @@ class PatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
+        self.proj = ImageConv(in_channels, embed_dims, patch_size, patch_size)
         self.norm = build_channels_last_norm(norm_cfg, embed_dims) if norm_cfg else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,30 +79,6 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x.reshape(b, height // 2, width // 2, 4 * c)))
 
 
-class GGStage(nn.Module):
-    """Blocks of one resolution and the merging that follows.
-
-    Args:
-        blocks: The blocks.
-        downsample: Follows the blocks; ``None`` in the last stage.
-        with_cp: Recompute every block in the backward pass.
-    """
-
-    def __init__(
-        self, blocks: Sequence[Block], downsample: Optional[PatchMerging], with_cp: bool
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
-        self.with_cp = with_cp
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Map (B, H, W, C) -> the map after the blocks, and the input of the next stage."""
-        for block in self.blocks:
-            x = run_block(block, self.with_cp, x)
-        return x, x if self.downsample is None else self.downsample(x)
-
-
 @MODELS.register_module()
 class GGTransformer(BaseBackbone):
     """Glance-and-Gaze Transformer.
@@ -105,7 +90,6 @@ class GGTransformer(BaseBackbone):
         arch: 'tiny' or 'small' (depth and width of Swin-T and Swin-S), or a dict with the
             keys ``embed_dims`` (of stage 0, doubled from stage to stage), ``depths``,
             ``num_heads``, ``mlp_ratio``, ``drop_path_rate``.
-        in_channels: Channels of the image.
         partition_size: Side M of a partition in tokens; the dilation is ceil(side / M).
         gaze: 'conv': depthwise convolution of the values. 'attn': no convolution; every
             second block attends in local windows instead (paper, Table 4b). 'none': glance
@@ -115,17 +99,11 @@ class GGTransformer(BaseBackbone):
         rel_pos_bias: Learned relative position bias, in units of the dilation. The paper does
             not say; its settings are Swin's, which has it.
         mask_padding: Hide padded tokens from real ones.
-        out_indices: Stages whose maps are returned; later ones are not built.
-        drop_rate: Dropout after the projections and in the MLPs.
         attn_drop_rate: Dropout of attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the
-            first one. Default: that of the arch.
-        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
-        with_cp: Recompute every block in the backward pass to save memory.
-        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
-        norm_cfg: Config of all norms; they act on the last axis.
-        init_cfg: Initialisation; 'Pretrained' takes checkpoints of this package: no weights
-            were ever released.
+        common: ``in_channels``, ``out_indices``, ``drop_rate``, ``drop_path_rate``,
+            ``frozen_stages``, ``with_cp``, ``compile``, ``norm_cfg``, ``init_cfg`` ('Pretrained'
+            takes checkpoints of this package: no weights were ever released), see
+            :class:`~gcvit_mm.backbones.base.BaseBackbone`.
 
     Raises:
         TypeError: For unknown arguments.
@@ -160,49 +138,29 @@ class GGTransformer(BaseBackbone):
     def __init__(
         self,
         arch: Union[str, dict] = 'tiny',
-        in_channels: int = 3,
         partition_size: int = 7,
         gaze: str = 'conv',
         gaze_kernels: Sequence[int] = (9, 5, 3, 3),
         rel_pos_bias: bool = True,
         mask_padding: bool = True,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        compile: Union[bool, dict] = False,
-        norm_cfg: Optional[dict] = None,
-        init_cfg: InitCfg = None,
-        **unknown: Any,
+        **common: Unpack[BackboneArgs],
     ) -> None:
-        super().__init__(
-            arch=arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            compile=compile,
-            norm_cfg=norm_cfg or dict(type='LN', eps=1e-5),
-            init_cfg=init_cfg,
-            unknown=unknown,
-        )
+        super().__init__(arch, **common)
         if gaze not in GAZES:
             raise ValueError(f'gaze must be one of {GAZES}, got {gaze!r}')
         kernels = self.per_stage(gaze_kernels, 'gaze_kernels')
         if any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f'gaze_kernels must be odd, got {kernels}')
-        settings = self.arch_settings
+        settings, norm_cfg = self.arch_settings, self.norm_cfg
         num_heads = self.per_stage(settings['num_heads'], 'num_heads')
         embed_dims = [settings['embed_dims'] * 2**i for i in range(self.num_stages)]
-        drop_paths = self.drop_paths(drop_path_rate)
 
-        self.patch_embed = PatchEmbed(in_channels, embed_dims[0], 4, self.norm_cfg)
+        self.patch_embed = PatchEmbed(self.in_channels, embed_dims[0], 4, norm_cfg)
         self.stages = nn.ModuleList()
-        for i in range(self.num_built_stages):
+        for i, drop_paths in enumerate(self.drop_paths()[: self.num_built_stages]):
             blocks: List[Block] = []
-            for j, drop_path in enumerate(drop_paths[i]):
+            for j, drop_path in enumerate(drop_paths):
                 attn = WindowAttention(
                     embed_dims[i],
                     num_heads[i],
@@ -211,7 +169,7 @@ class GGTransformer(BaseBackbone):
                     mask_padding=mask_padding,
                     dilated=gaze != 'attn' or j % 2 == 0,
                     attn_drop_rate=attn_drop_rate,
-                    proj_drop_rate=drop_rate,
+                    proj_drop_rate=self.drop_rate,
                     v_kernel=kernels[i] if gaze == 'conv' else 0,
                 )
                 blocks.append(
@@ -219,12 +177,12 @@ class GGTransformer(BaseBackbone):
                         attn,
                         embed_dims[i],
                         settings['mlp_ratio'],
-                        self.norm_cfg,
-                        drop_path,
-                        drop_rate,
+                        norm_cfg,
+                        drop_path=drop_path,
+                        drop_rate=self.drop_rate,
                     )
                 )
             last = i == self.num_built_stages - 1
-            merging = None if last else PatchMerging(embed_dims[i], self.norm_cfg)
-            self.stages.append(GGStage(blocks, merging, with_cp))
+            merging = None if last else PatchMerging(embed_dims[i], norm_cfg)
+            self.stages.append(Stage(blocks, merging, self.with_cp))
         self.finish(embed_dims)

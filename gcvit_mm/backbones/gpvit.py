@@ -13,24 +13,30 @@ from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ..layers import (
     Block,
     GlobalAttention,
+    ImageConv,
     PositionEmbedding,
+    ShiftedWindowAttention,
     WindowAttention,
     convolve,
     crop,
     depthwise_conv,
+    join_heads,
+    key_mask,
     known_equal,
     merge,
     pad_image,
     pad_to_windows,
-    padding_mask,
     partition,
+    run_block,
+    split_qkv,
 )
-from ..layers.attention import attention, join_heads, split_heads
-from .base import BaseBackbone, InitCfg, run_block
+from ..layers.attention import attention
+from .base import BackboneArgs, BaseBackbone
 from .group_propagation import PROPAGATIONS, GPBlock
 
 LOCAL_KINDS = ('lepe', 'window')
@@ -53,15 +59,14 @@ class PatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
 
-        def conv(in_dims: int, kernel_size: int, stride: int) -> list:
-            pad = kernel_size // 2
+        def conv(in_dims: int, kernel_size: int, stride: int, cls: Any = nn.Conv2d) -> list:
             return [
-                nn.Conv2d(in_dims, hidden, kernel_size, stride, pad, bias=False),
+                cls(in_dims, hidden, kernel_size, stride, kernel_size // 2, bias=False),
                 build_norm_layer(norm_cfg, hidden)[1],
                 nn.ReLU(inplace=True),
             ]
 
-        self.stem = nn.Sequential(*conv(in_channels, 7, 2))
+        self.stem = nn.Sequential(*conv(in_channels, 7, 2, ImageConv))
         convs = [layer for _ in range(num_convs) for layer in conv(hidden, 3, 1)]
         self.convs = nn.Sequential(*convs)
         self.projection = nn.Conv2d(hidden, embed_dims, 4, 4)
@@ -121,15 +126,12 @@ class StripeAttention(nn.Module):
         hp, wp = padded.shape[1:3]
         windows = partition(padded, size)  # (B, nW, N, 3C')
         num = windows.shape[1]
-        qkv_windows = windows.flatten(0, 1).chunk(3, -1)
-        q, k, v = (split_heads(t, self.num_heads) for t in qkv_windows)
+        q, k, v = split_qkv(windows.flatten(0, 1), self.num_heads)
         mask = None
         if not known_equal((hp, wp), (height, width)):
-            hidden = ~padding_mask(height, width, size, q.device)
-            mask = q.new_zeros(hidden.shape).masked_fill_(hidden, float('-inf'))
-            mask = mask.repeat(b, 1)[:, None, None, :].expand(-1, -1, q.shape[2], -1)
-        out = join_heads(attention(q, k, v, mask))
-        values = qkv_windows[2].reshape(b * num, *size, out.shape[-1])
+            mask = key_mask(q, height, width, size)
+        out = join_heads(attention(q, k, v, mask))  # (B * nW, N, C')
+        values = join_heads(v).view(b * num, *size, out.shape[-1])
         out = (out + convolve(v_conv, values).flatten(1, 2)).view(b, num, *out.shape[1:])
         return crop(merge(out, size, hp, wp), height, width)
 
@@ -137,8 +139,8 @@ class StripeAttention(nn.Module):
 class LocalBlock(Block):
     """Stripe attention, MLP, and a depthwise convolution at the end (Section 3.3)."""
 
-    def __init__(self, attn: nn.Module, embed_dims: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(attn, embed_dims, *args, **kwargs)
+    def __init__(self, attn: nn.Module, embed_dims: int, **kwargs: Any) -> None:
+        super().__init__(attn, embed_dims, **kwargs)
         self.dw = depthwise_conv(embed_dims, 3, bias=False)
 
     def forward(self, x: Tensor, *attn_args: Any) -> Tensor:
@@ -181,6 +183,18 @@ def _archs() -> dict:
     )
 
 
+class GPViTArgs(BackboneArgs, total=False):
+    """The arguments of :class:`GPViT` but for its arch."""
+
+    img_size: int
+    local_attn: str
+    global_attn: str
+    groups: Union[Dict[int, int], Sequence[int], None]
+    propagation: str
+    group_norm_cfg: Optional[dict]
+    conv_norm_cfg: Optional[dict]
+
+
 @MODELS.register_module()
 class GPViT(BaseBackbone):
     """GPViT: every map has stride 8.
@@ -192,7 +206,6 @@ class GPViT(BaseBackbone):
             ``num_heads`` (of local layers), ``group_heads``, ``groups`` (layer: number of group
             tokens), ``mlp_ratio``, ``stripe`` (width in tokens), ``stem_convs``,
             ``drop_path_rate``.
-        in_channels: Channels of the image.
         img_size: Side of the image for which position embeddings are created; others are
             resized (bicubic).
         local_attn: Attention of the local layers: 'lepe' (stripes) or 'window' (7 x 7)
@@ -203,17 +216,13 @@ class GPViT(BaseBackbone):
         groups: Group tokens a layer instead of those of the arch: a dict, or as many numbers as
             the arch has GP layers (Table 8).
         propagation: Among the group tokens of 'gp': 'mixer', 'attention' or 'none' (Table 9).
-        out_indices: Layers whose maps are returned; later ones are not built.
-        drop_rate: Dropout after the embeddings and in the MLPs.
-        drop_path_rate: Stochastic depth of the last layer; it grows linearly from 0 at the
-            first one. Default: that of classification.
-        frozen_stages: -1 freezes nothing, 0 stem and embeddings, i those and the first i layers.
-        with_cp: Recompute every layer in the backward pass to save memory.
-        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
-        norm_cfg: Config of the norms of local layers and outputs; they act on the last axis.
         group_norm_cfg: Config of the norms of tokens in GP layers.
         conv_norm_cfg: Config of the norms of convolutions.
-        init_cfg: Initialisation; 'Pretrained' takes the authors' and our layout.
+        common: ``in_channels``, ``out_indices`` (layers, default the last), ``drop_rate``,
+            ``drop_path_rate``, ``frozen_stages`` (0 stem and embeddings, i those and the first i
+            layers), ``with_cp``, ``compile``, ``norm_cfg`` (of local layers and outputs),
+            ``init_cfg`` ('Pretrained' takes the authors' and our layout), see
+            :class:`~gcvit_mm.backbones.base.BaseBackbone`.
 
     Raises:
         TypeError: For unknown arguments.
@@ -228,40 +237,22 @@ class GPViT(BaseBackbone):
     """
 
     arch_zoo = _archs()
-    stem_convs = ('patch_embed.stem.0', 'adapter.spm.stem.0')
+    default_out_indices = (-1,)
+    default_norm = dict(type='LN', eps=1e-6)
 
     def __init__(
         self,
         arch: Union[str, dict] = 'L1',
-        in_channels: int = 3,
         img_size: int = 224,
         local_attn: str = 'lepe',
         global_attn: str = 'gp',
         groups: Union[Dict[int, int], Sequence[int], None] = None,
         propagation: str = 'mixer',
-        out_indices: Sequence[int] = (-1,),
-        drop_rate: float = 0.0,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        compile: Union[bool, dict] = False,
-        norm_cfg: Optional[dict] = None,
         group_norm_cfg: Optional[dict] = None,
         conv_norm_cfg: Optional[dict] = None,
-        init_cfg: InitCfg = None,
-        **unknown: Any,
+        **common: Unpack[BackboneArgs],
     ) -> None:
-        super().__init__(
-            arch=arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            compile=compile,
-            norm_cfg=norm_cfg or dict(type='LN', eps=1e-6),
-            init_cfg=init_cfg,
-            unknown=unknown,
-        )
+        super().__init__(arch, **common)
         for name, value, known in (
             ('local_attn', local_attn, LOCAL_KINDS),
             ('global_attn', global_attn, GLOBAL_KINDS),
@@ -278,13 +269,13 @@ class GPViT(BaseBackbone):
         self.kinds = (local_attn, global_attn, propagation)
         embed_dims = settings['embed_dims']
         self.patch_embed = PatchEmbed(
-            in_channels, embed_dims, settings['stem_convs'], self.conv_norm_cfg
+            self.in_channels, embed_dims, settings['stem_convs'], self.conv_norm_cfg
         )
         self.pos_embed = PositionEmbedding(embed_dims, -(-img_size // 8))
-        self.pos_drop = nn.Dropout(drop_rate)
+        self.pos_drop = nn.Dropout(self.drop_rate)
         self.layers = nn.ModuleList(
-            self._build_layer(i, rates[0], drop_rate)
-            for i, rates in enumerate(self.drop_paths(drop_path_rate)[: self.num_built_stages])
+            self._build_layer(i, drop_path)
+            for i, (drop_path,) in enumerate(self.drop_paths()[: self.num_built_stages])
         )
         self._finish_layers([embed_dims] * len(self.depths))
 
@@ -325,42 +316,39 @@ class GPViT(BaseBackbone):
             )
         return dict(groups)  # type: ignore[arg-type]
 
-    def _build_layer(self, index: int, drop_path: float, drop_rate: float) -> nn.Module:
-        settings, norms = self.arch_settings, self.norm_cfg
+    def _build_layer(self, index: int, drop_path: float) -> nn.Module:
+        settings = self.arch_settings
         local_attn, global_attn, propagation = self.kinds
-        embed_dims, mlp_ratio = settings['embed_dims'], settings['mlp_ratio']
-        num_heads = settings['num_heads']
+        embed_dims, num_heads = settings['embed_dims'], settings['num_heads']
+        common: Dict[str, Any] = dict(
+            embed_dims=embed_dims,
+            mlp_ratio=settings['mlp_ratio'],
+            drop_path=drop_path,
+            drop_rate=self.drop_rate,
+        )
         if index in self.groups and global_attn == 'gp':
             return GPBlock(
-                embed_dims,
-                self.groups[index],
-                settings['group_heads'],
-                mlp_ratio,
-                propagation,
-                self.group_norm_cfg,
-                self.conv_norm_cfg,
-                drop_path,
-                drop_rate,
+                num_groups=self.groups[index],
+                num_heads=settings['group_heads'],
+                propagation=propagation,
+                norm_cfg=self.group_norm_cfg,
+                conv_norm_cfg=self.conv_norm_cfg,
+                **common,
             )
         kind = global_attn if index in self.groups and global_attn != 'none' else local_attn
         if kind == 'conv':
             return ConvBlock(embed_dims, self.conv_norm_cfg, drop_path)
-        rest = (embed_dims, mlp_ratio, norms, drop_path, drop_rate)
+        common.update(norm_cfg=self.norm_cfg)
         if kind == 'lepe':
-            attn: nn.Module = StripeAttention(embed_dims, num_heads, settings['stripe'])
-            return LocalBlock(attn, *rest)
+            return LocalBlock(StripeAttention(embed_dims, num_heads, settings['stripe']), **common)
         if kind == 'attention':
-            return Block(GlobalAttention(embed_dims, num_heads), *rest)
-        # Windows moved by three begin four tokens before the map.
-        attn = WindowAttention(
-            embed_dims,
-            num_heads,
-            WINDOW,
-            rel_pos_bias=False,
-            mask_padding=True,
-            offset=4 if kind == 'shift' else 0,
-        )
-        return Block(attn, *rest)
+            return Block(GlobalAttention(embed_dims, num_heads), **common)
+        window: Dict[str, Any] = dict(rel_pos_bias=False, mask_padding=True)
+        if kind == 'window':
+            return Block(WindowAttention(embed_dims, num_heads, WINDOW, **window), **common)
+        # windows moved by three begin four tokens before the map
+        attn = ShiftedWindowAttention(embed_dims, num_heads, WINDOW, offset=4, **window)
+        return Block(attn, **common)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) -> map (B, h, w, C) with its position embeddings."""

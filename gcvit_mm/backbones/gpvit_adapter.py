@@ -1,14 +1,14 @@
 """GPViT with a ViT-Adapter beside it: four maps of strides 4 to 32, for detection."""
 
-from typing import Any, Optional, Sequence, Tuple, Union
+from typing import Sequence, Tuple, Union
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor
+from typing_extensions import Unpack
 
-from ..layers import crop, pad_image
-from .base import run_block
-from .gpvit import GPViT
+from ..layers import crop, pad_image, run_block
+from .gpvit import GPViT, GPViTArgs
 from .vit_adapter import ViTAdapter
 
 
@@ -55,12 +55,9 @@ class GPViTAdapter(GPViT):
         num_points: int = 4,
         adapter_mlp_ratio: float = 0.25,
         deform_impl: str = 'auto',
-        drop_path_rate: Optional[float] = None,
-        **gpvit_args: Any,
+        **gpvit_args: Unpack[GPViTArgs],
     ) -> None:
-        if 'out_indices' in gpvit_args:
-            self._reject_unknown(gpvit_args)
-        super().__init__(arch, drop_path_rate=drop_path_rate, **gpvit_args)
+        super().__init__(arch, **gpvit_args)
         settings = self.arch_settings
         if num_interactions < 1 or settings['depth'] % num_interactions:
             raise ValueError(
@@ -68,8 +65,6 @@ class GPViTAdapter(GPViT):
                 f'{num_interactions}'
             )
         self.layers_each = settings['depth'] // num_interactions
-        if drop_path_rate is None:
-            drop_path_rate = settings['drop_path_rate']
         self.adapter = ViTAdapter(
             settings['embed_dims'],
             num_interactions,
@@ -79,7 +74,7 @@ class GPViTAdapter(GPViT):
             num_heads=settings['group_heads'],
             num_points=num_points,
             mlp_ratio=adapter_mlp_ratio,
-            drop_path=drop_path_rate,
+            drop_path=self.drop_path_rate,
             norm_cfg=self.norm_cfg,
             conv_norm_cfg=self.conv_norm_cfg,
             deform_impl=deform_impl,

@@ -14,10 +14,13 @@ from ..layers import (
     GlobalAttention,
     Mlp,
     build_channels_last_norm,
+    check_heads,
     convolve,
     depthwise_conv,
+    join_heads,
+    split_heads,
 )
-from ..layers.attention import attention, check_heads, join_heads, split_heads
+from ..layers.attention import attention
 
 PROPAGATIONS = ('mixer', 'attention', 'none')
 
@@ -146,11 +149,18 @@ class GPBlock(nn.Module):
         self.propagation: nn.Module = nn.Identity()
         if propagation == 'mixer':
             self.propagation = Mixer(
-                embed_dims, num_groups, mlp_ratio, norm_cfg, drop_path, drop_rate
+                embed_dims,
+                num_groups,
+                mlp_ratio,
+                norm_cfg,
+                drop_path=drop_path,
+                drop_rate=drop_rate,
             )
         elif propagation == 'attention':
             attn = GlobalAttention(embed_dims, num_heads)
-            self.propagation = Block(attn, embed_dims, mlp_ratio, norm_cfg, drop_path, drop_rate)
+            self.propagation = Block(
+                attn, embed_dims, mlp_ratio, norm_cfg, drop_path=drop_path, drop_rate=drop_rate
+            )
         self.ungroup_attn = Ungrouping(embed_dims, num_heads, norm_cfg)
         self.fuse = nn.Linear(2 * embed_dims, embed_dims)
         self.norm2 = build_channels_last_norm(norm_cfg, embed_dims)

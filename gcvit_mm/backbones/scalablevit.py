@@ -9,23 +9,38 @@ space and scaled in channels (SSA). The authors released a classifier for multip
 this takes any size. Where paper and release differ, this follows the release.
 """
 
-from typing import Any, Optional, Sequence, Tuple, Union
+from typing import Any, Sequence, Union
 
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from ..layers import Block, WindowAttention, build_channels_last_norm, depthwise_conv, to_2tuple
+from ..layers import (
+    Block,
+    ImageConv,
+    Stage,
+    WindowAttention,
+    build_channels_last_norm,
+    convolve,
+    crop,
+    depthwise_conv,
+    join_heads,
+    merge,
+    pad_to_windows,
+    partition,
+    split_heads,
+    to_2tuple,
+)
 from ..layers.attention import attention
-from ..layers.window import pad_to_windows
-from .base import BaseBackbone, InitCfg, run_block
+from .base import BackboneArgs, BaseBackbone
 
 ATTENTIONS = ('iwsa', 'wsa', 'ssa')
 INTERACTIONS = ('lim', 'lem', 'none')
 
 
 class PatchEmbed(nn.Module):
-    """Strided convolution and norm: from a map or image to the next resolution.
+    """Strided convolution and norm: from the image to the first map.
 
     Args:
         in_dims: Input channels.
@@ -35,6 +50,8 @@ class PatchEmbed(nn.Module):
         norm_cfg: Config of the norm.
         drop_rate: Dropout after the norm.
     """
+
+    conv = ImageConv
 
     def __init__(
         self,
@@ -46,13 +63,35 @@ class PatchEmbed(nn.Module):
         drop_rate: float,
     ) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_dims, out_dims, kernel_size, stride, kernel_size // 2)
+        self.proj = self.conv(in_dims, out_dims, kernel_size, stride, kernel_size // 2)
         self.norm = build_channels_last_norm(norm_cfg, out_dims)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image or map (B, C, H, W) -> map (B, ceil(H / stride), ceil(W / stride), C')."""
+        """Image (B, C, H, W) -> map (B, ceil(H / stride), ceil(W / stride), C')."""
         return self.drop(self.norm(self.proj(x).permute(0, 2, 3, 1)))
+
+
+class Downsample(PatchEmbed):
+    """The same from a map to the next resolution."""
+
+    conv = nn.Conv2d  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C')."""
+        return super().forward(x.permute(0, 3, 1, 2))
+
+
+class LEMAttention(WindowAttention):
+    """Window attention whose convolution of the values sees each window by itself (Table 5b)."""
+
+    def _convolve(self, conv: nn.Module, values: Tensor) -> Tensor:
+        height, width = values.shape[1:3]
+        values = pad_to_windows(values, self.window_size)
+        windows = partition(values, self.window_size)  # (B, nW, N, C)
+        maps = windows.view(-1, *self.window_size, windows.shape[-1])  # (B * nW, h, w, C)
+        convolved = convolve(conv, maps).reshape(windows.shape)
+        return crop(merge(convolved, self.window_size, *values.shape[1:3]), height, width)
 
 
 class ScalableAttention(nn.Module):
@@ -110,57 +149,37 @@ class ScalableAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) -> (B, H, W, C)."""
-        q = self._heads(self.q(x))
         if self.sr_ratio > 1:
             padded = pad_to_windows(x, (self.sr_ratio, self.sr_ratio))
-            reduced = self.reduction(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            reduced = F.gelu(self.norm(reduced))
+            reduced = F.gelu(self.norm(convolve(self.reduction, padded)))
             k, v = self.k(reduced), self.v(reduced)
         else:
             k, v = self.kv(x).chunk(2, dim=-1)
+        q, k, v = (split_heads(t.flatten(1, 2), self.num_heads) for t in (self.q(x), k, v))
         dropout = self.attn_drop_rate if self.training else 0.0
-        out = attention(q, self._heads(k), self._heads(v), scale=self.scale, dropout=dropout)
-        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(x.shape)))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) -> (B, heads, H * W, C / heads)."""
-        return x.reshape(x.shape[0], -1, self.num_heads, x.shape[-1] // self.num_heads).transpose(
-            1, 2
-        )
+        out = join_heads(attention(q, k, v, scale=self.scale, dropout=dropout))
+        return self.proj_drop(self.proj(out.view(x.shape)))
 
 
-class ScalableViTStage(nn.Module):
+class ScalableViTStage(Stage):
     """Blocks of one resolution, a position encoding after the first, and the next embedding.
 
     Args:
         blocks: The blocks.
         embed_dims: Channels C.
         peg: Add a depthwise 3x3 convolution of the map after the first block.
-        downsample: Embedding of the next stage; ``None`` in the last one.
-        with_cp: Recompute every block in the backward pass.
+        kwargs: More arguments of :class:`gcvit_mm.layers.Stage`.
     """
 
-    def __init__(
-        self,
-        blocks: Sequence[Block],
-        embed_dims: int,
-        peg: bool,
-        downsample: Optional[PatchEmbed],
-        with_cp: bool,
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+    def __init__(self, blocks: Sequence[Block], embed_dims: int, peg: bool, **kwargs: Any) -> None:
+        super().__init__(blocks, **kwargs)
         self.peg = depthwise_conv(embed_dims, 3) if peg else None
-        self.downsample = downsample
-        self.with_cp = with_cp
+        # behind it, as in the optimizer states of earlier runs
+        self.downsample = self._modules.pop('downsample', None)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Map (B, H, W, C) -> the map after the blocks, and the input of the next stage."""
-        for j, block in enumerate(self.blocks):
-            x = run_block(block, self.with_cp, x)
-            if j == 0 and self.peg is not None:
-                x = x + self.peg(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x, x if self.downsample is None else self.downsample(x.permute(0, 3, 1, 2))
+    def after_block(self, index: int, x: Tensor) -> Tensor:
+        """Add the position encoding to the map (B, H, W, C) behind the first block."""
+        return x if index or self.peg is None else x + convolve(self.peg, x)
 
 
 def _archs() -> dict:
@@ -186,23 +205,17 @@ class ScalableViT(BaseBackbone):
             ``embed_dims``, ``depths``, ``num_heads``, ``c_ratios`` (channels of queries and
             keys over those of the map), ``sr_ratios``, ``mlp_ratio``, ``window_size``,
             ``drop_path_rate``.
-        in_channels: Channels of the image.
         attn_kinds: Attention of the even and of the odd blocks, each 'iwsa', 'wsa' (windows
             without interaction) or 'ssa' (paper, Table 5a).
         interaction: Convolution over the values of 'iwsa': 'lim' on the whole map, 'lem'
             inside each window, 'none' (Tables 5b and 7).
         peg: Position encoding after the first block of each stage (Table 5b).
         c_ratios: One ratio, or one a stage, instead of those of the arch.
-        out_indices: Stages whose maps are returned; later ones are not built.
-        drop_rate: Dropout after embeddings, projections and in the MLPs.
         attn_drop_rate: Dropout of attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the
-            first one. Default: that of the arch, published for classification only.
-        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
-        with_cp: Recompute every block in the backward pass to save memory.
-        compile: Run through ``torch.compile``, see :class:`~gcvit_mm.backbones.base.BaseBackbone`.
-        norm_cfg: Config of all norms but the one inside SSA; they act on the last axis.
-        init_cfg: Initialisation; 'Pretrained' takes the authors' and our layout.
+        common: ``in_channels``, ``out_indices``, ``drop_rate``, ``drop_path_rate``,
+            ``frozen_stages``, ``with_cp``, ``compile``, ``norm_cfg`` (of all norms but the one
+            inside SSA), ``init_cfg`` ('Pretrained' takes the authors' and our layout), see
+            :class:`~gcvit_mm.backbones.base.BaseBackbone`.
 
     Raises:
         TypeError: For unknown arguments.
@@ -218,37 +231,20 @@ class ScalableViT(BaseBackbone):
 
     arch_zoo = _archs()
 
+    default_norm = dict(type='LN', eps=1e-6)
+
     def __init__(
         self,
         arch: Union[str, dict] = 'small',
-        in_channels: int = 3,
         attn_kinds: Sequence[str] = ('iwsa', 'ssa'),
         interaction: str = 'lim',
         peg: bool = True,
         c_ratios: Union[float, Sequence[float], None] = None,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: Optional[float] = None,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        compile: Union[bool, dict] = False,
-        norm_cfg: Optional[dict] = None,
-        init_cfg: InitCfg = None,
-        **unknown: Any,
+        **common: Unpack[BackboneArgs],
     ) -> None:
-        super().__init__(
-            arch=arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            compile=compile,
-            norm_cfg=norm_cfg or dict(type='LN', eps=1e-6),
-            init_cfg=init_cfg,
-            unknown=unknown,
-        )
-        settings = self.arch_settings
+        super().__init__(arch, **common)
+        settings, norm_cfg, drop_rate = self.arch_settings, self.norm_cfg, self.drop_rate
         if len(attn_kinds) != 2 or not set(attn_kinds) <= set(ATTENTIONS):
             raise ValueError(f'attn_kinds must be two of {ATTENTIONS}, got {attn_kinds!r}')
         if interaction not in INTERACTIONS:
@@ -260,7 +256,6 @@ class ScalableViT(BaseBackbone):
             settings['c_ratios'] if c_ratios is None else c_ratios, 'c_ratios'
         )
         windows = self.per_stage(settings['window_size'], 'window_size')
-        drop_paths = self.drop_paths(drop_path_rate)
         drops: dict = dict(attn_drop_rate=attn_drop_rate, proj_drop_rate=drop_rate)
 
         def build_attention(stage: int, kind: str) -> nn.Module:
@@ -269,38 +264,39 @@ class ScalableViT(BaseBackbone):
                     embed_dims[stage], num_heads[stage], sr_ratios[stage], c_ratios[stage], **drops
                 )
             interacting = kind == 'iwsa' and interaction != 'none'
-            return WindowAttention(
+            cls = LEMAttention if interaction == 'lem' else WindowAttention
+            return cls(
                 embed_dims[stage],
                 num_heads[stage],
                 to_2tuple(windows[stage], f'window_size[{stage}]'),
                 rel_pos_bias=False,
                 mask_padding=True,
                 v_kernel=3 if interacting else 0,
-                v_conv_in_windows=interaction == 'lem',
                 **drops,
             )
 
-        self.patch_embed = PatchEmbed(in_channels, embed_dims[0], 7, 4, self.norm_cfg, drop_rate)
+        self.patch_embed = PatchEmbed(self.in_channels, embed_dims[0], 7, 4, norm_cfg, drop_rate)
         self.stages = nn.ModuleList()
-        for i in range(self.num_built_stages):
+        for i, drop_paths in enumerate(self.drop_paths()[: self.num_built_stages]):
             blocks = [
                 Block(
                     build_attention(i, attn_kinds[j % 2]),
                     embed_dims[i],
                     settings['mlp_ratio'],
-                    self.norm_cfg,
-                    drop_path,
-                    drop_rate,
+                    norm_cfg,
+                    drop_path=drop_path,
+                    drop_rate=drop_rate,
                 )
-                for j, drop_path in enumerate(drop_paths[i])
+                for j, drop_path in enumerate(drop_paths)
             ]
-            last = i == self.num_built_stages - 1
-            downsample = (
-                None
-                if last
-                else PatchEmbed(embed_dims[i], embed_dims[i + 1], 3, 2, self.norm_cfg, drop_rate)
+            downsample = None
+            if i + 1 < self.num_built_stages:
+                downsample = Downsample(embed_dims[i], embed_dims[i + 1], 3, 2, norm_cfg, drop_rate)
+            self.stages.append(
+                ScalableViTStage(
+                    blocks, embed_dims[i], peg, downsample=downsample, with_cp=self.with_cp
+                )
             )
-            self.stages.append(ScalableViTStage(blocks, embed_dims[i], peg, downsample, with_cp))
         self.finish(embed_dims)
 
     @staticmethod

@@ -7,7 +7,7 @@ part of its layers.
 """
 
 from functools import partial
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,14 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from ..layers import build_channels_last_norm, depthwise_conv
-from ..layers.deform_attn import DeformableAttention, Sizes, to_map
-from .base import run_block
+from ..layers import (
+    DeformableAttention,
+    ImageConv,
+    build_channels_last_norm,
+    depthwise_conv,
+    run_block,
+)
+from ..layers.deform_attn import Sizes, to_map
 
 STRIDES = (4, 8, 16, 32)
 
@@ -49,15 +54,15 @@ class SpatialPrior(nn.Module):
     ) -> None:
         super().__init__()
 
-        def conv(in_dims: int, out_dims: int, stride: int) -> list:
+        def conv(in_dims: int, out_dims: int, stride: int, cls: Any = nn.Conv2d) -> list:
             return [
-                nn.Conv2d(in_dims, out_dims, 3, stride, 1, bias=False),
+                cls(in_dims, out_dims, 3, stride, 1, bias=False),
                 build_norm_layer(norm_cfg, out_dims)[1],
                 nn.ReLU(inplace=True),
             ]
 
         self.stem = nn.Sequential(
-            *conv(in_channels, hidden, 2),
+            *conv(in_channels, hidden, 2, ImageConv),
             *conv(hidden, hidden, 1),
             *conv(hidden, hidden, 1),
             nn.MaxPool2d(3, 2, 1),

@@ -2,19 +2,18 @@
 
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+from collections import Counter
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
+from typing_extensions import Protocol
 
 from ..errors import CheckpointError
-from ..layers import PositionEmbedding, RelativePositionBias
+from ..layers import Fitted
 from .convert import BACKBONE, split_state_dict
 from .reading import read_checkpoint, unwrap
-
-if TYPE_CHECKING:
-    from ..backbones.base import BaseBackbone
 
 # Parts of a backbone that a file may lack as a whole: a classifier has one output norm, and no
 # adapter.
@@ -34,7 +33,14 @@ def _names(keys: List[str], most: int = 4) -> str:
     return ', '.join(keys[:most]) + more
 
 
-def _has_no_use(key: str, backbone: 'BaseBackbone') -> bool:
+class Loadable(Protocol):
+    """What is asked of a backbone beside being a module."""
+
+    arch: str
+    num_built_stages: int
+
+
+def _has_no_use(key: str, backbone: Loadable) -> bool:
     """Tell whether a key belongs to a part that this backbone leaves out by its arguments."""
     match = re.match(r'(?:stages\.|layers\.|norm)(\d+)\.', key)
     if not match:
@@ -73,54 +79,45 @@ def plain_weights(content: Dict[str, Any], checkpoint: str, ema: bool = False) -
     return state
 
 
-def _fit_positions(state: Dict[str, Tensor], model: nn.Module) -> List[str]:
-    """Resize bias tables and position embeddings in place; return what was done."""
-    resized = {RelativePositionBias: 0, PositionEmbedding: 0}
-    for name, module in model.named_modules():
-        if not isinstance(module, (RelativePositionBias, PositionEmbedding)):
-            continue
-        key = f'{name}.{module.fitted}'
-        stored = state.get(key)
-        if stored is None or stored.ndim != getattr(module, module.fitted).ndim:
-            continue
-        fitted = module.fit(stored)
-        if fitted is not stored:
-            state[key] = fitted
-            resized[type(module)] += 1
-    notes = []
-    if resized[RelativePositionBias]:
-        count = resized[RelativePositionBias]
-        notes.append(f'{count} bias tables resized to the windows of the model')
-    if resized[PositionEmbedding]:
-        notes.append('position embeddings resized')
-    return notes
+class Match(NamedTuple):
+    """How weights compare with those of a model.
 
-
-def _fit_stem(
-    state: Dict[str, Tensor], own: Dict[str, Tensor], backbone: 'BaseBackbone'
-) -> List[str]:
-    """Fit the stem in place to the channels of the model; return what was done.
-
-    The weights are averaged over the stored channels and repeated, scaled so that an image
-    whose channels are all equal gives the same response.
+    Args:
+        own: Those of the model.
+        good: Those that fit, in the shapes of the model.
+        notes: What was fitted for that.
+        problems: What does not fit; empty if all does.
     """
-    notes = []
-    for key in (f'{name}.weight' for name in backbone.stem_convs):
-        if key not in state or key not in own or state[key].ndim != own[key].ndim:
-            continue
-        if state[key].shape[1] == own[key].shape[1]:
-            continue
-        stored, channels = state[key].shape[1], own[key].shape[1]
-        mean = state[key].mean(1, keepdim=True) * stored / channels
-        state[key] = mean.repeat(1, channels, 1, 1)
-        notes.append(f'{key} averaged over {stored} channels and repeated for {channels}')
-    return notes
+
+    own: Dict[str, Tensor]
+    good: Dict[str, Tensor]
+    notes: List[str]
+    problems: List[str]
 
 
-def _problems(
-    state: Dict[str, Tensor], own: Dict[str, Tensor], ignore: Sequence[str] = ()
-) -> List[str]:
-    """Say what keeps a state dict from fitting a model, apart from keys to ignore."""
+def match(
+    state: Dict[str, Tensor], model: nn.Module, ignore: Sequence[str] = (), fit: bool = True
+) -> Match:
+    """Compare weights with those of a model.
+
+    Args:
+        state: The weights.
+        model: The model.
+        ignore: Keys that may be missing or unexpected.
+        fit: Resize what is resized when it is loaded, see :class:`gcvit_mm.layers.Fitted`.
+    """
+    own, state = model.state_dict(), dict(state)
+    counts: Counter = Counter()
+    for name, module in model.named_modules() if fit else ():
+        if isinstance(module, Fitted):
+            key = f'{name}.{module.fitted}' if name else module.fitted
+            if key not in state:
+                continue
+            fitted = module.fit(state[key])
+            if fitted is not state[key]:
+                counts[module.fit_note(key, state[key])] += 1
+                state[key] = fitted
+    notes = [note if count == 1 else f'{count} {note}' for note, count in counts.items()]
     misshapen = [k for k in state if k in own and state[k].shape != own[k].shape]
     missing = [k for k in own if k not in state and k not in ignore]
     unexpected = [k for k in state if k not in own and k not in ignore]
@@ -135,11 +132,12 @@ def _problems(
         problems.append(f'{len(missing)} missing ({_names(missing)})')
     if unexpected:
         problems.append(f'{len(unexpected)} unexpected ({_names(unexpected)})')
-    return problems
+    good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    return Match(own, good, notes, problems)
 
 
 def load_pretrained(
-    backbone: 'BaseBackbone',
+    backbone: Any,
     checkpoint: str,
     prefix: Optional[str] = None,
     allow_partial: bool = False,
@@ -180,13 +178,10 @@ def load_pretrained(
             "the file with 'prefix' in init_cfg"
         ) from error
     own = backbone.state_dict()
-    notes = _fit_positions(state, backbone) + _fit_stem(state, own, backbone)
-
     unused = [k for k in state if k not in own and _has_no_use(k, backbone)]
     stored_parts = {k.partition('.')[0] for k in state}
     fresh = [k for k in own if re.match(MAY_BE_NEW, k) and k.partition('.')[0] not in stored_parts]
-    problems = _problems(state, own, ignore=(*unused, *fresh))
-    good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    _, good, notes, problems = match(state, backbone, ignore=(*unused, *fresh))
     name = f"{type(backbone).__name__}(arch='{backbone.arch}')"
     if not good or (problems and not allow_partial):
         raise CheckpointError(
@@ -238,10 +233,7 @@ def load_model(
         model = model.module
     content = read_checkpoint(checkpoint, trust_checkpoint)
     state = plain_weights(content, checkpoint)
-    own = model.state_dict()
-    _fit_positions(state, model)
-    problems = _problems(state, own)
-    good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    own, good, _, problems = match(state, model)
     if not good or (problems and not allow_partial):
         raise CheckpointError(
             f'checkpoint {checkpoint} does not fit the {type(model).__name__} of this config: '
@@ -269,22 +261,23 @@ def check_whole_model(model: nn.Module, content: dict, checkpoint: str, resume: 
     Raises:
         CheckpointError: If it does not fit, or holds weights that are not finite.
     """
-    state, own = plain_weights(content, checkpoint), model.state_dict()
-    name = type(model).__name__
+    state, name = plain_weights(content, checkpoint), type(model).__name__
     if resume:
-        problems = _problems(state, own, ignore=[k for k in state if k not in own])
+        own = model.state_dict()
+        more = [k for k in state if k not in own]
+        problems = match(state, model, ignore=more, fit=False).problems
         if problems:
             raise CheckpointError(
                 f'--resume: {checkpoint} does not fit the {name} of this config: '
                 f'{"; ".join(problems)}: use the config it was trained with'
             )
         return
-    _fit_positions(state, model)
+    own, good, _, _ = match(state, model)
     wanted = [k for k in own if k.startswith(BACKBONE)] or list(own)
-    good = [k for k in wanted if k in state and state[k].shape == own[k].shape]
-    if 2 * len(good) < len(wanted):
+    fitting = [k for k in wanted if k in good]
+    if 2 * len(fitting) < len(wanted):
         raise CheckpointError(
-            f'load_from: {checkpoint} fits {len(good)} of {len(wanted)} weights of the '
+            f'load_from: {checkpoint} fits {len(fitting)} of {len(wanted)} weights of the '
             f'{"backbone" if wanted[0].startswith(BACKBONE) else name} of this config: name a '
             'checkpoint of the same model, convert released ones with '
             'tools/convert_checkpoint.py, or give them as init_cfg of the backbone'

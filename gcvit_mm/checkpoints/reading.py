@@ -6,7 +6,6 @@ import os
 import os.path as osp
 import pickle
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any, Dict
 from urllib.parse import urlparse
 
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer
-from mmengine.utils import digit_version
 
+from ..compat import load_weights_only
 from ..errors import CheckpointError
 
 # Wrappers around the weights, in the order in which they are looked for.
@@ -90,31 +89,6 @@ def _harmless() -> Dict[str, Any]:
     return named
 
 
-def _load_safely(path: str) -> Any:
-    """Read a file that may name nothing but weights and what is harmless."""
-    if digit_version(torch.__version__) >= digit_version('2.6'):
-        with torch.serialization.safe_globals([(v, k) for k, v in _harmless().items()]):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    # Older ones cannot be told what else is harmless; restricted as pickle's manual describes.
-    from torch import _weights_only_unpickler
-
-    known = {**_weights_only_unpickler._get_allowed_globals(), **_harmless()}
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            module = 'builtins' if module == '__builtin__' else module  # as protocol 2 has it
-            if f'{module}.{name}' not in known:
-                raise pickle.UnpicklingError(f'weights_only: {module}.{name} is asked for')
-            return known[f'{module}.{name}']
-
-    restricted = SimpleNamespace(
-        __name__='restricted',
-        Unpickler=Unpickler,
-        load=lambda file, **options: Unpickler(file, **options).load(),
-    )
-    return torch.load(path, map_location='cpu', pickle_module=restricted, weights_only=False)
-
-
 def _method_of_history(owner: Any, name: str) -> Any:
     """Stand in for ``getattr`` in a checkpoint: mmengine's loss histories name their methods."""
     if owner is not HistoryBuffer or name not in HISTORY_METHODS:
@@ -138,7 +112,7 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
         if trust_checkpoint:
             checkpoint = torch.load(path, map_location='cpu', weights_only=False)
         else:
-            checkpoint = _load_safely(path)
+            checkpoint = load_weights_only(path, _harmless())
     except pickle.UnpicklingError as error:
         if 'weights_only' in str(error).lower() and not trust_checkpoint:
             raise CheckpointError(

@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..compat import older_exporter
 from ..errors import UserError
 
 Size = Tuple[int, int]
@@ -144,8 +145,7 @@ def export_onnx(
                 tail = {2: f'height{i}', 3: f'width{i}'} if model.kind != 'classifier' else {}
                 axes[name] = {0: 'batch', **tail}
         options: dict = dict(input_names=['image'], output_names=names, dynamic_axes=axes)
-        if 'dynamo' in torch.onnx.export.__code__.co_varnames:
-            options['dynamo'] = False
+        options.update(older_exporter())
         try:
             torch.onnx.export(model, (image,), path, opset_version=opset, **options)
         except torch.onnx.errors.OnnxExporterError as error:

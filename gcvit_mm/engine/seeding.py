@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..compat import begin_anew
+
 
 @HOOKS.register_module()
 class SeedEveryStep(Hook):
@@ -45,11 +47,7 @@ class SeedEveryStep(Hook):
         if hasattr(sampler, 'skip') and hasattr(iterator, 'skip_iter'):
             iterator.skip_iter = batches.skip
         elif iterator is not None and not hasattr(iterator, 'skip_iter'):
-            # mmengine < 0.10.12 has begun to load; it also loads what a resumed run passes over.
-            if hasattr(sampler, '_indices_of_rank'):
-                sampler.indices = sampler._indices_of_rank()
-            loader._iterator = None  # persistent workers hold the data set as it was
-            iterator._iterator = iter(loader)
+            begin_anew(loader, sampler, iterator)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed what the model draws in this step."""

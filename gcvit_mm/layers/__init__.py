@@ -1,15 +1,34 @@
 """Building blocks in plain torch that know no family."""
 
-from .attention import GlobalAttention, WindowAttention
+from .attention import (
+    GlobalAttention,
+    ShiftedWindowAttention,
+    WindowAttention,
+    check_heads,
+    join_heads,
+    split_heads,
+    split_qkv,
+)
 from .block import Block, build_channels_last_norm
-from .conv import MBConv, SqueezeExcite, convolve, depthwise_conv, halving_conv, halving_max_pool
+from .conv import (
+    ImageConv,
+    MBConv,
+    SqueezeExcite,
+    convolve,
+    depthwise_conv,
+    halving_conv,
+    halving_max_pool,
+)
 from .deform_attn import DeformableAttention
+from .fitting import Fitted
 from .mlp import Mlp
 from .position import PositionEmbedding
 from .rel_pos import RelativePositionBias, relative_position_index, resize_bias_table
+from .stage import Stage, run_block
+from .tracing import is_compiling, known_equal
 from .window import (
     crop,
-    known_equal,
+    key_mask,
     merge,
     pad_image,
     pad_to_windows,
@@ -22,19 +41,27 @@ from .window import (
 __all__ = [
     'Block',
     'DeformableAttention',
+    'Fitted',
     'GlobalAttention',
+    'ImageConv',
     'MBConv',
     'Mlp',
     'PositionEmbedding',
     'RelativePositionBias',
+    'ShiftedWindowAttention',
     'SqueezeExcite',
+    'Stage',
     'WindowAttention',
     'build_channels_last_norm',
+    'check_heads',
     'convolve',
     'crop',
     'depthwise_conv',
     'halving_conv',
     'halving_max_pool',
+    'is_compiling',
+    'join_heads',
+    'key_mask',
     'known_equal',
     'merge',
     'pad_image',
@@ -44,5 +71,8 @@ __all__ = [
     'partition',
     'relative_position_index',
     'resize_bias_table',
+    'run_block',
+    'split_heads',
+    'split_qkv',
     'to_2tuple',
 ]

@@ -1,39 +1,17 @@
 """Attention: one call, one relative position bias, one window attention for all families."""
 
-from contextlib import nullcontext
-from typing import ContextManager, Optional, Tuple
+from typing import Any, List, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conv import depthwise_conv
+from ..compat import without_cudnn_attention
+from .conv import convolve, depthwise_conv
 from .recompute import RecomputedAttention
 from .rel_pos import RelativePositionBias
-from .window import (
-    Size,
-    crop,
-    is_compiling,
-    known_equal,
-    merge,
-    pad_to_windows,
-    padding_mask,
-    partition,
-)
-
-
-def _without_cudnn(device: torch.device) -> ContextManager:
-    """Keep cuDNN's attention out: it rejects a bias that needs a gradient and has been wrong
-    with masks. Torch releases that lack the switch lack the cuDNN backend too."""
-    if device.type != 'cuda':
-        return nullcontext()
-    try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:
-        return nullcontext()
-    return sdpa_kernel(
-        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    )
+from .tracing import is_compiling, known_equal
+from .window import Size, crop, key_mask, merge, pad_to_windows, partition
 
 
 def _bias_learns(bias: Tensor) -> bool:
@@ -81,7 +59,7 @@ def attention(
         if bias.shape == (1, *q.shape[1:3], k.shape[2]):
             return RecomputedAttention.apply(q, k, v, bias, d**-0.5 if scale is None else scale)
     bias = bias.expand(q.shape[0], -1, -1, -1)
-    with _without_cudnn(q.device):
+    with without_cudnn_attention(q.device):
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
 
 
@@ -98,6 +76,11 @@ def check_heads(embed_dims: int, num_heads: int) -> None:
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Tokens (B, N, C) -> heads (B, heads, N, C / heads)."""
     return x.view(*x.shape[:2], num_heads, -1).transpose(1, 2)
+
+
+def split_qkv(x: Tensor, num_heads: int, parts: int = 3) -> List[Tensor]:
+    """Tokens (B, N, parts * C) -> queries, keys, values (B, heads, N, C / heads) each."""
+    return [split_heads(part, num_heads) for part in x.chunk(parts, -1)]
 
 
 def join_heads(x: Tensor) -> Tensor:
@@ -122,8 +105,7 @@ class GlobalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor (B, ..., C) -> (B, ..., C)."""
-        qkv = self.qkv(x.flatten(1, -2)).chunk(3, -1)
-        q, k, v = (split_heads(t, self.num_heads) for t in qkv)
+        q, k, v = split_qkv(self.qkv(x.flatten(1, -2)), self.num_heads)
         return self.proj(join_heads(attention(q, k, v))).view(x.shape)
 
 
@@ -145,15 +127,11 @@ class WindowAttention(nn.Module):
         rel_pos_bias: Add a learned relative position bias to the logits.
         mask_padding: Hide padded tokens from the real ones.
         dilated: Windows of equidistant instead of neighbouring tokens.
-        offset: Rows and columns by which the first windows begin before the map (shifted
-            windows); the padding there is always hidden.
         attn_drop_rate: Dropout of attention weights.
         proj_drop_rate: Dropout after the output projection.
         v_kernel: Side of a depthwise convolution over the values, whose result is added to
             that of the attention before the projection; 0 for none. It runs on the whole map
             with zeros beyond its border.
-        v_conv_in_windows: Run that convolution in each window by itself, with zeros beyond the
-            border of the window.
 
     Raises:
         ValueError: If ``embed_dims`` is not a multiple of ``num_heads``.
@@ -169,11 +147,9 @@ class WindowAttention(nn.Module):
         rel_pos_bias: bool = True,
         mask_padding: bool = False,
         dilated: bool = False,
-        offset: int = 0,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         v_kernel: int = 0,
-        v_conv_in_windows: bool = False,
     ) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)
@@ -183,13 +159,11 @@ class WindowAttention(nn.Module):
         self.own_query = own_query
         self.mask_padding = mask_padding
         self.dilated = dilated
-        self.offset = offset
         self.attn_drop_rate = attn_drop_rate
         # One matrix: rows in the order (query,) key, value, each head contiguous.
-        projections = 3 if own_query else 2
-        self.qkv = nn.Linear(embed_dims, projections * embed_dims, bias=qkv_bias)
+        self.projections = 3 if own_query else 2
+        self.qkv = nn.Linear(embed_dims, self.projections * embed_dims, bias=qkv_bias)
         self.rel_pos = RelativePositionBias(window_size, num_heads) if rel_pos_bias else None
-        self.v_conv_in_windows = v_conv_in_windows
         self.v_conv = depthwise_conv(embed_dims, v_kernel) if v_kernel else None
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
@@ -212,8 +186,6 @@ class WindowAttention(nn.Module):
             raise ValueError(
                 'query must be given if and only if the layer was built with own_query=False'
             )
-        if self.offset:
-            x = F.pad(x, (0, 0, self.offset, 0, self.offset, 0))
         height, width = x.shape[1:3]
         x = pad_to_windows(x, self.window_size)
         hp, wp = x.shape[1:3]
@@ -225,42 +197,59 @@ class WindowAttention(nn.Module):
         if self.v_conv is not None:
             values = crop(self._to_map(v, windows, hp, wp), height, width)
             out = crop(out, height, width) + self._convolve(self.v_conv, values)
-        return crop(self.proj_drop(self.proj(out)), height, width, self.offset)
+        return crop(self.proj_drop(self.proj(out)), height, width)
 
     def _convolve(self, conv: nn.Module, values: Tensor) -> Tensor:
         """Run the convolution of the values on their map (B, H, W, C)."""
-        if not self.v_conv_in_windows:
-            return conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        height, width = values.shape[1:3]
-        values = pad_to_windows(values, self.window_size)
-        windows = partition(values, self.window_size, self.dilated)
-        images = windows.view(-1, *self.window_size, windows.shape[-1]).permute(0, 3, 1, 2)
-        convolved = conv(images).permute(0, 2, 3, 1).reshape(windows.shape)
-        hp, wp = values.shape[1:3]
-        return crop(merge(convolved, self.window_size, hp, wp, self.dilated), height, width)
+        return convolve(conv, values)
 
     def _to_map(self, heads: Tensor, windows: Tensor, hp: int, wp: int) -> Tensor:
         """Heads (B * nW, heads, N, d) -> map (B, hp, wp, C)."""
-        joined = heads.transpose(1, 2).reshape(windows.shape)
+        joined = join_heads(heads).view(windows.shape)
         return merge(joined, self.window_size, hp, wp, self.dilated)
 
-    def _project(self, windows: Tensor, query: Optional[Tensor]) -> Tuple[Tensor, ...]:
-        b, num, n, _ = windows.shape
-        qkv = self.qkv(windows).view(b * num, n, -1, self.num_heads, self.head_dims)
-        qkv = qkv.permute(2, 0, 3, 1, 4)
+    def _project(self, windows: Tensor, query: Optional[Tensor]) -> List[Tensor]:
+        num = windows.shape[1]
+        parts = split_qkv(
+            self.qkv(windows).flatten(0, 1), self.num_heads, self.projections
+        )  # (B * nW, heads, N, d) each
         if query is None:
-            return tuple(qkv.unbind(0))
+            return parts
         # Windows are ordered image by image: the query of image b serves rows b*nW ... .
-        q = query.to(qkv.dtype).unsqueeze(1).expand(-1, num, -1, -1, -1)
-        return q.reshape(b * num, *query.shape[1:]), qkv[0], qkv[1]
+        q = query.to(parts[0].dtype).unsqueeze(1).expand(-1, num, -1, -1, -1)
+        return [q.reshape(-1, *query.shape[1:]), *parts]
 
     def _bias(self, q: Tensor, height: int, width: int, hp: int, wp: int) -> Optional[Tensor]:
+        """What is added to the logits: position bias, mask, their sum, or nothing."""
         bias = None if self.rel_pos is None else self.rel_pos(q.dtype)
-        hidden = self.mask_padding and not known_equal((hp, wp), (height, width))
-        if not hidden and not self.offset:
-            return bias
-        size, offset = self.window_size, self.offset
-        real = padding_mask(height, width, size, q.device, self.dilated, offset)
-        mask = q.new_zeros(real.shape).masked_fill_(~real, float('-inf'))
-        mask = mask.repeat(q.shape[0] // real.shape[0], 1)[:, None, None, :]
-        return mask.expand(-1, -1, q.shape[2], -1) if bias is None else bias + mask
+        mask = self._mask(q, height, width, hp, wp)
+        return mask if bias is None else bias if mask is None else bias + mask
+
+    def _mask(self, q: Tensor, height: int, width: int, hp: int, wp: int) -> Optional[Tensor]:
+        """Mask (B * nW, 1, N, N) of what is hidden in a map that was padded to hp x wp."""
+        if not self.mask_padding or known_equal((hp, wp), (height, width)):
+            return None
+        return key_mask(q, height, width, self.window_size, self.dilated)
+
+
+class ShiftedWindowAttention(WindowAttention):
+    """Window attention whose first windows begin before the map; the padding is always hidden.
+
+    Args:
+        offset: Rows and columns by which the first windows begin before the map. Windows moved
+            by s tokens, in the words of Swin, begin ``window - s`` tokens before it.
+        args: Those of :class:`WindowAttention`.
+        kwargs: Those of :class:`WindowAttention`.
+    """
+
+    def __init__(self, *args: Any, offset: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.offset = offset
+
+    def forward(self, x: Tensor, query: Optional[Tensor] = None) -> Tensor:
+        """Attend inside windows, see :meth:`WindowAttention.forward`."""
+        x = super().forward(F.pad(x, (0, 0, self.offset, 0, self.offset, 0)), query)
+        return crop(x, x.shape[1], x.shape[2], self.offset)
+
+    def _mask(self, q: Tensor, height: int, width: int, hp: int, wp: int) -> Optional[Tensor]:
+        return key_mask(q, height, width, self.window_size, self.dilated, self.offset)

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fitting import Fitted
+
 
 def depthwise_conv(embed_dims: int, kernel_size: int, bias: bool = True) -> nn.Conv2d:
     """Build a depthwise convolution that keeps the size of the map."""
@@ -14,6 +16,25 @@ def depthwise_conv(embed_dims: int, kernel_size: int, bias: bool = True) -> nn.C
 def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     """Run a convolution on a channels-last map (B, H, W, C)."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ImageConv(Fitted, nn.Conv2d):
+    """Convolution of the image, which fits weights made for another number of channels.
+
+    They are averaged over the stored channels and repeated, scaled so that an image whose
+    channels are all equal gives the same response.
+    """
+
+    def fit(self, stored: Tensor) -> Tensor:
+        """Weight (C', C, k, k) of another C -> that of this convolution."""
+        if stored.ndim != 4 or stored.shape[1] == self.in_channels:
+            return stored
+        mean = stored.mean(1, keepdim=True) * stored.shape[1] / self.in_channels
+        return mean.repeat(1, self.in_channels, 1, 1)
+
+    def fit_note(self, key: str, stored: Tensor) -> str:
+        """Say what :meth:`fit` does."""
+        return f'{key} averaged over {stored.shape[1]} channels and repeated for {self.in_channels}'
 
 
 class SqueezeExcite(nn.Module):
@@ -65,6 +86,10 @@ class EvenConv(nn.Conv2d):
         return super().forward(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
 
 
+class EvenImageConv(ImageConv, EvenConv):
+    """An :class:`EvenConv` of the image."""
+
+
 def halving_max_pool(x: Tensor) -> Tensor:
     """3x3 max pooling of stride 2: map (B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)).
 
@@ -76,7 +101,9 @@ def halving_max_pool(x: Tensor) -> Tensor:
     return F.max_pool2d(F.pad(x, (1, right, 1, bottom), value=float('-inf')), 3, stride=2)
 
 
-def halving_conv(in_dims: int, out_dims: int, overlap: bool, bias: bool) -> nn.Conv2d:
+def halving_conv(
+    in_dims: int, out_dims: int, overlap: bool, bias: bool, of_image: bool = False
+) -> nn.Conv2d:
     """Build a convolution that maps a side n to ceil(n / 2), whatever its parity.
 
     Args:
@@ -84,7 +111,10 @@ def halving_conv(in_dims: int, out_dims: int, overlap: bool, bias: bool) -> nn.C
         out_dims: Output channels.
         overlap: 3x3 with stride 2, or 2x2 patches side by side.
         bias: Whether it has a bias.
+        of_image: Its input is the image: fit weights made for other channels when loaded.
     """
     if overlap:
-        return nn.Conv2d(in_dims, out_dims, 3, stride=2, padding=1, bias=bias)
-    return EvenConv(in_dims, out_dims, 2, stride=2, bias=bias)
+        cls = ImageConv if of_image else nn.Conv2d
+        return cls(in_dims, out_dims, 3, stride=2, padding=1, bias=bias)
+    cls = EvenImageConv if of_image else EvenConv
+    return cls(in_dims, out_dims, 2, stride=2, bias=bias)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .attention import check_heads
-from .window import is_compiling
+from .tracing import is_compiling
 
 DEFORM_IMPLS = ('auto', 'mmcv', 'torch')
 Sizes = Sequence[Tuple[int, int]]

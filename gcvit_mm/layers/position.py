@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from .window import known_equal
+from .fitting import Fitted
+from .tracing import known_equal
 
 
-class PositionEmbedding(nn.Module):
+class PositionEmbedding(Fitted):
     """One learned vector for every token of a map, resized (bicubic) for maps of other sizes.
 
     A checkpoint made for another (square) map is resized while it is loaded.
@@ -21,8 +22,6 @@ class PositionEmbedding(nn.Module):
         side: Side of the square map for which vectors are kept.
         num_extra: Tokens that come before those of the map, such as a class token.
     """
-
-    fitted = 'weight'  # resized when loaded, see fit()
 
     def __init__(self, embed_dims: int, side: int, num_extra: int = 0) -> None:
         super().__init__()
@@ -44,12 +43,6 @@ class PositionEmbedding(nn.Module):
         grid = F.interpolate(grid, size, mode='bicubic', align_corners=False)
         return torch.cat([extra, grid.flatten(2).transpose(1, 2)], 1)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        stored = state_dict.get(prefix + 'weight')
-        if stored is not None:
-            state_dict[prefix + 'weight'] = self.fit(stored)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
     def fit(self, stored: Tensor) -> Tensor:
         """Resize stored embeddings to this module; return them as they are if they cannot be."""
         if stored.shape == self.weight.shape or stored.ndim != 3:
@@ -60,3 +53,7 @@ class PositionEmbedding(nn.Module):
         if tokens < 1 or math.isqrt(tokens) ** 2 != tokens:
             return stored
         return self._resize(stored.float(), (self.side, self.side)).to(stored.dtype)
+
+    def fit_note(self, key: str, stored: Tensor) -> str:
+        """Say what :meth:`fit` does."""
+        return 'position embeddings resized'

@@ -1,14 +1,14 @@
 """Learned relative position bias, resized for other windows when it is loaded."""
 
 import math
-from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from .window import Size, is_compiling
+from .fitting import Fitted
+from .window import Size
 
 
 def relative_position_index(size: Size) -> Tensor:
@@ -60,22 +60,18 @@ def resize_bias_table(table: Tensor, size: Size, num_heads: int) -> Tensor:
     return image.flatten(2)[0].t().contiguous().to(table.dtype)
 
 
-class RelativePositionBias(nn.Module):
+class RelativePositionBias(Fitted):
     """Learned bias on attention logits, by the offset between query and key.
 
     The table is created at the window of the model. A checkpoint with a table for another
-    (square) window is resized while it is loaded, by whatever route, see
-    :func:`resize_bias_table`.
-
-    In eval mode without gradients the gathered bias is computed once and kept until the table
-    changes; ``train()``, ``eval()``, loading a state dict and moving the module drop it too.
+    (square) window is resized while it is loaded, see :func:`resize_bias_table`.
 
     Args:
         window_size: Window ``(height, width)`` in tokens.
         num_heads: Number of attention heads.
     """
 
-    fitted = 'relative_position_bias_table'  # resized when loaded, see fit()
+    fitted = 'relative_position_bias_table'
     index: Tensor
 
     def __init__(self, window_size: Size, num_heads: int) -> None:
@@ -90,51 +86,19 @@ class RelativePositionBias(nn.Module):
         # gather therefore makes rows that long, and forward() returns a view without the rest.
         index = F.pad(relative_position_index(window_size), (0, -self.num_tokens % 8))
         self.register_buffer('index', index, persistent=False)
-        self._cached: Optional[Tensor] = None
-        self._cached_for = (-1, -1)
 
     def forward(self, dtype: torch.dtype) -> Tensor:
         """Gather the bias.
 
         Args:
-            dtype: Of the result, that of the queries.
+            dtype: Of the result, that of the queries. The gather itself keeps the dtype of the
+                table, so that its gradient is summed in that.
 
         Returns:
             Tensor (1, heads, N, N), N the number of tokens of a window.
         """
-        table, cached = self.relative_position_bias_table, self._cached
-        keep = not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing())
-        if keep and cached is not None and cached.dtype == dtype:
-            # A compiled model cannot see the version; there train() and loading drop the bias.
-            if is_compiling() or self._cached_for == self._table_version():
-                return cached
-        bias = table.to(dtype).t()[:, self.index.flatten()]
-        bias = bias.view(1, self.num_heads, self.num_tokens, -1)[..., : self.num_tokens]
-        if keep and not is_compiling():
-            self._cached, self._cached_for = bias, self._table_version()
-        return bias
-
-    def _table_version(self) -> Tuple[int, int]:
-        """What changes with the table, in place or by another tensor in its place."""
-        table = self.relative_position_bias_table
-        return (-1 if table.is_inference() else table._version), table.data_ptr()
-
-    def train(self, mode: bool = True) -> 'RelativePositionBias':
-        """Set the mode and drop the cached bias."""
-        self._cached = None
-        return super().train(mode)
-
-    def _apply(self, *args, **kwargs):
-        self._cached = None
-        return super()._apply(*args, **kwargs)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        self._cached = None
-        key = prefix + 'relative_position_bias_table'
-        stored = state_dict.get(key)
-        if stored is not None:
-            state_dict[key] = self.fit(stored)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        bias = self.relative_position_bias_table.t()[:, self.index.flatten()].to(dtype)
+        return bias.view(1, self.num_heads, self.num_tokens, -1)[..., : self.num_tokens]
 
     def fit(self, stored: Tensor) -> Tensor:
         """Resize a stored table to this module; return it as it is if it fits or cannot."""
@@ -143,7 +107,11 @@ class RelativePositionBias(nn.Module):
         try:
             return resize_bias_table(stored, self.window_size, self.num_heads)
         except ValueError:
-            return stored  # whoever loads reports the size mismatch
+            return stored
+
+    def fit_note(self, key: str, stored: Tensor) -> str:
+        """Say what :meth:`fit` does."""
+        return 'bias tables resized to the windows of the model'
 
     def extra_repr(self) -> str:
         """Show window and heads in ``print(model)``."""

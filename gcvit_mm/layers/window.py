@@ -23,10 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-try:
-    from torch.compiler import is_compiling
-except ImportError:  # torch < 2.3
-    from torch._utils import is_compiling
+from .tracing import known_equal
 
 Size = Tuple[int, int]
 
@@ -45,24 +42,6 @@ def to_2tuple(value: Union[int, Sequence[int]], name: str = 'size') -> Size:
     if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
         raise ValueError(f'{name} must be a positive int or a pair of them, got {value!r}')
     return pair[0], pair[1]
-
-
-def known_equal(a: Sequence[int], b: Sequence[int]) -> bool:
-    """Tell whether two sizes are equal for every image.
-
-    While a model is exported or compiled for any size, sizes are symbols: asking ``a == b`` would
-    tie the graph to the answer for one image. Then, this is ``False`` unless it can be proved.
-    """
-    if torch.jit.is_tracing():
-        return False
-    if not is_compiling():
-        return tuple(a) == tuple(b)
-    from torch.fx.experimental import symbolic_shapes
-
-    # torch < 2.2 cannot prove it, and makes a graph for each answer
-    if not hasattr(symbolic_shapes, 'statically_known_true'):
-        return tuple(a) == tuple(b)
-    return all(symbolic_shapes.statically_known_true(x == y) for x, y in zip(a, b))
 
 
 def padded_size(height: int, width: int, size: Size) -> Size:
@@ -164,6 +143,37 @@ def merge(windows: Tensor, size: Size, height: int, width: int, dilated: bool = 
     x = windows.view(b, rows, cols, size[0], size[1], c)
     x = x.permute(0, 3, 1, 4, 2, 5) if dilated else x.permute(0, 1, 3, 2, 4, 5)
     return x.reshape(b, height, width, c)
+
+
+def key_mask(
+    q: Tensor,
+    height: int,
+    width: int,
+    size: Size,
+    dilated: bool = False,
+    offset: int = 0,
+    extra: int = 0,
+) -> Tensor:
+    """Mask that hides the padded tokens of the windows of a map from all queries.
+
+    Args:
+        q: Queries (B * num_windows, heads, N, d), for batch, dtype and device.
+        height: Height of the map before padding.
+        width: Width of the map before padding.
+        size: Window ``(height, width)`` in tokens.
+        dilated: As given to :func:`partition`.
+        offset: Rows and columns at the top and left that are padding too.
+        extra: Keys after those of the window that all may see.
+
+    Returns:
+        Tensor (B * num_windows, 1, N, size[0] * size[1] + extra), to be added to the logits: 0,
+        or minus infinity for hidden keys.
+    """
+    real = padding_mask(height, width, size, q.device, dilated, offset)
+    hidden = F.pad(~real, (0, extra))
+    mask = q.new_zeros(hidden.shape).masked_fill_(hidden, float('-inf'))
+    mask = mask.repeat(q.shape[0] // mask.shape[0], 1)[:, None, None, :]
+    return mask.expand(-1, -1, q.shape[2], -1)
 
 
 def padding_mask(

@@ -41,22 +41,20 @@ def _unaligned(self: RelativePositionBias, dtype: torch.dtype) -> Tensor:
 
 _PROJECT, _BIAS = WindowAttention._project, RelativePositionBias.forward
 _NO_RECOMPUTING = mock.patch.object(attention_module, '_bias_learns', lambda bias: False)
-# What stands in for a part of the package while the model runs. The bias is never current when
-# no two states of its table are equal.
+# What stands in for a part of the package while the model runs.
 MEANS: Dict[str, Tuple[Any, ...]] = {
     'without-fused-attention': (
         mock.patch.object(F, 'scaled_dot_product_attention', _products),
         _NO_RECOMPUTING,
     ),
     'without-recomputed-attention': (_NO_RECOMPUTING,),
-    'without-cached-bias': (
-        mock.patch.object(RelativePositionBias, '_table_version', lambda self: object()),
-    ),
     'without-aligned-bias': (mock.patch.object(RelativePositionBias, 'forward', _unaligned),),
     'without-expanded-query': (mock.patch.object(WindowAttention, '_project', _project_and_copy),),
     'without-channels-last': (),
     'with-cudnn-attention': (
-        mock.patch.object(attention_module, '_without_cudnn', lambda device: nullcontext()),
+        mock.patch.object(
+            attention_module, 'without_cudnn_attention', lambda device: nullcontext()
+        ),
     ),
 }
 

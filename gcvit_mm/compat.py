@@ -1,0 +1,110 @@
+"""Every shim for a release of torch or mmengine; the releases stand beside each.
+
+Tried: torch 2.1 and 2.11, mmengine 0.10.7 and 0.10.12.
+"""
+
+import pickle
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, ContextManager, Dict, Sequence
+
+import torch
+from mmengine.utils import digit_version
+
+try:
+    from torch.compiler import is_compiling
+except ImportError:  # torch < 2.3
+    from torch._utils import is_compiling
+
+__all__ = [
+    'begin_anew',
+    'is_compiling',
+    'load_weights_only',
+    'older_exporter',
+    'provably_equal',
+    'torch_before',
+    'without_cudnn_attention',
+]
+
+
+def torch_before(version: str) -> bool:
+    """Tell whether the torch that is installed is older than a version."""
+    return digit_version(torch.__version__) < digit_version(version)
+
+
+def provably_equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Tell whether sizes are equal for every image while a model is compiled."""
+    from torch.fx.experimental import symbolic_shapes
+
+    # torch < 2.2 cannot prove it, and makes a graph for each answer
+    if not hasattr(symbolic_shapes, 'statically_known_true'):
+        return tuple(a) == tuple(b)
+    return all(symbolic_shapes.statically_known_true(x == y) for x, y in zip(a, b))
+
+
+def without_cudnn_attention(device: torch.device) -> ContextManager:
+    """Keep cuDNN's attention out: it rejects a bias that needs a gradient and has been wrong
+    with masks. Torch < 2.3 lacks the switch and the cuDNN backend too."""
+    if device.type != 'cuda':
+        return nullcontext()
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:
+        return nullcontext()
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
+
+
+def load_weights_only(path: str, harmless: Dict[str, Any]) -> Any:
+    """Read a file that may name nothing but weights and what is known to be harmless.
+
+    Args:
+        path: The file.
+        harmless: Things by the names that a file has for them.
+
+    Raises:
+        pickle.UnpicklingError: If it names anything else; the message says 'weights_only'.
+    """
+    if not torch_before('2.6'):
+        with torch.serialization.safe_globals([(v, k) for k, v in harmless.items()]):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    # Older ones cannot be told what else is harmless; restricted as pickle's manual describes.
+    from torch import _weights_only_unpickler
+
+    known = {**_weights_only_unpickler._get_allowed_globals(), **harmless}
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            module = 'builtins' if module == '__builtin__' else module  # as protocol 2 has it
+            if f'{module}.{name}' not in known:
+                raise pickle.UnpicklingError(f'weights_only: {module}.{name} is asked for')
+            return known[f'{module}.{name}']
+
+    restricted = SimpleNamespace(
+        __name__='restricted',
+        Unpickler=Unpickler,
+        load=lambda file, **options: Unpickler(file, **options).load(),
+    )
+    return torch.load(path, map_location='cpu', pickle_module=restricted, weights_only=False)
+
+
+def older_exporter() -> Dict[str, Any]:
+    """Arguments that make ``torch.onnx.export`` trace; torch >= 2.5 has another exporter too."""
+    return {'dynamo': False} if 'dynamo' in torch.onnx.export.__code__.co_varnames else {}
+
+
+def begin_anew(loader: Any, sampler: Any, iterator: Any) -> None:
+    """Drop what a training loop of mmengine < 0.10.12 has loaded before it was seeded.
+
+    Such a loop also loads the batches that a resumed run passes over.
+
+    Args:
+        loader: Its data loader.
+        sampler: The sampler of that.
+        iterator: Its iterator, endless.
+    """
+    if hasattr(sampler, '_indices_of_rank'):
+        sampler.indices = sampler._indices_of_rank()
+    loader._iterator = None  # persistent workers hold the data set as it was
+    iterator._iterator = iter(loader)

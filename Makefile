@@ -22,8 +22,10 @@ test: setup ## run the tests on all cores; make test ARGS='-k name' runs some of
 	@$(PY) -m pytest -n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(ARGS)
 
 # Build, forward, load, train, evaluate: what must also work on the last open-mmlab releases.
-CORE := $(patsubst %,tests/test_%.py,window attention recompute gcvit scalablevit gg_transformer \
-	gpvit backbones checkpoints optim hooks resume end_to_end families_end_to_end)
+CORE := $(patsubst %,tests/%.py,$(addprefix layers/test_,window attention recompute) \
+	$(addprefix backbones/test_,gcvit scalablevit gg_transformer gpvit backbones) \
+	checkpoints/test_checkpoints $(addprefix engine/test_,optim hooks resume) \
+	$(addprefix e2e/test_,end_to_end families_end_to_end))
 
 test-openmmlab: ## run the core of the tests on the last open-mmlab releases, in .venv-openmmlab
 	@bash tools/setup_openmmlab.sh

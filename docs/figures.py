@@ -1,7 +1,7 @@
 """Draw the figures of the documentation: which tokens attend to which, family by family.
 
-The windows are cut by the code of the package itself, and tests/test_docs.py compares the tokens
-painted here with those that the layers really depend on.
+The windows are cut by the code of the package itself, and tests/docs/test_docs.py compares the
+tokens painted here with those that the layers really depend on.
 
 Examples:
     python docs/figures.py docs/images

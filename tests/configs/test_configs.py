@@ -1,0 +1,192 @@
+"""Every leaf config: its name and its consistency. Its size: test_model_zoo.py."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from gcvit_mm.planning.complexity import build_on_meta, count_macs, count_parameters
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+pytest.importorskip('mmpretrain')
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+LEAVES = sorted(CONFIGS.glob('*.py'))
+GRAMMAR = re.compile(
+    r'(?P<head>cascade|cls|dino|mask|retinanet|segformer|semfpn|upernet)_'
+    r'(?P<family>gcvit|scalablevit|gg|ggdeit|gpvit)_'
+    r'(?P<size>xxt|xt|t2?|s2?|b|l[1-4]?)(?P<windows>_w24)?_'
+    r'(?P<schedule>1x|3x|80k|160k|300e|384|512|shapes)'
+)
+SIZES = dict(
+    xxt='xxtiny', xt='xtiny', t='tiny', t2='tiny2', s='small', s2='small2', b='base', l='large'
+)
+SIZES.update({f'l{i}': f'L{i}' for i in range(1, 5)})
+FAMILIES = dict(gcvit='GCViT', scalablevit='ScalableViT', gg='GGTransformer', ggdeit='GGDeiT')
+MODELS = dict(
+    cascade='CascadeRCNN',
+    cls='ImageClassifier',
+    dino='DINO',
+    mask='MaskRCNN',
+    retinanet='RetinaNet',
+    segformer='EncoderDecoder',
+    semfpn='EncoderDecoder',
+    upernet='EncoderDecoder',
+)
+# Beside everything one-dimensional, what classification excepts from weight decay.
+NO_DECAY = re.compile(r'relative_position_bias_table|\.peg\.|pos_embed|cls_token|group_token')
+EPOCHS = {'1x': 12, '3x': 36, '300e': 300, '384': 30, '512': 30}
+COOL_DOWN = 20  # more epochs of GC ViT's 300; the cosine ends after the first half of them
+ITERATIONS = {'80k': 80000, '160k': 160000}
+
+# GPViT: counted from the released code (heads of 3 anchors a place); the paper cuts the decimals.
+COUNTED_PARAMETERS = {
+    'mask_gpvit': (33.52, 50.31, 64.87, 109.59),
+    'retinanet_gpvit': (21.46, 37.91, 52.18, 96.02),
+    'upernet_gpvit': (37.67, 53.43, 66.84, 107.49),
+    'segformer_gpvit': (9.85, 24.35, 36.97, 75.81),
+}
+
+
+@pytest.fixture(params=LEAVES, ids=lambda path: path.stem)
+def leaf(request):
+    """Name and content of every leaf config."""
+    return request.param.stem, Config.fromfile(request.param)
+
+
+def test_name_tells_content(leaf):
+    """Head, size, windows and schedule of the name are those of the config."""
+    name, cfg = leaf
+    match = GRAMMAR.fullmatch(name)
+    assert match, f'{name} does not follow the grammar of configs/README.md'
+    assert cfg.model.type == MODELS[match['head']]
+    backbone = cfg.model.backbone
+    if match['family'] == 'gpvit':
+        adapter = 'Adapter' if match['head'] in ('mask', 'retinanet') else ''
+        assert backbone.type == f'GPViT{adapter}'
+    else:
+        assert backbone.type == FAMILIES[match['family']]
+    larger = f'_{match["schedule"]}' if match['schedule'] in ('384', '512') else ''
+    assert backbone.arch == SIZES[match['size']] + larger
+    if match['windows']:
+        assert backbone.window_size == 24
+    if match['schedule'] in EPOCHS:
+        epochs = EPOCHS[match['schedule']]
+        more = COOL_DOWN if match['family'] == 'gcvit' and match['schedule'] == '300e' else 0
+        assert cfg.train_cfg.max_epochs == epochs + more
+        assert cfg.param_scheduler[-1].end == epochs + more // 2
+    elif match['schedule'] in ITERATIONS:
+        count = ITERATIONS[match['schedule']]
+        assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == count
+
+
+def test_is_short():
+    """A leaf names its bases and what differs."""
+    for path in LEAVES:
+        assert len(path.read_text().splitlines()) <= 25, path.name
+
+
+def test_what_every_config_has(leaf):
+    """Root registration, learning-rate scaling, checkpoints kept, explicit query pools."""
+    name, cfg = leaf
+    assert cfg.custom_imports.imports == ['gcvit_mm']
+    assert cfg.auto_scale_lr.base_batch_size in (4, 16, 32, 1024, 2048, 4096)
+    checkpoint = cfg.default_hooks.checkpoint
+    assert checkpoint.max_keep_ckpts >= 3 and checkpoint.save_best
+    if '_gcvit_' not in name:
+        return
+    window = cfg.model.backbone.get('window_size') and not name.startswith('cls_')
+    assert cfg.model.backbone.query_pools == ((3, 2, 1, 0) if window else (3, 2, 0, 0))
+
+
+def test_starts_from_released_weights(leaf):
+    """GC ViT starts from the authors' weights of the same arch; the others have no address."""
+    name, cfg = leaf
+    init_cfg = cfg.model.backbone.get('init_cfg')
+    if name.endswith(('shapes', '300e')) or '_gcvit_' not in name:
+        assert init_cfg is None
+        return
+    if name.startswith('cls_'):  # fine-tuned from 224
+        assert init_cfg.checkpoint.endswith('gcvit_1k_large.pth.tar')
+        return
+    weights = '21k_large_384' if name == 'dino_gcvit_l_3x' else f'1k_{cfg.model.backbone.arch}'
+    assert init_cfg.checkpoint.endswith(f'gcvit_{weights}.pth.tar')
+
+
+def test_builds_and_fits(leaf):
+    """The model builds, channels agree, and the weight-decay keys match parameters."""
+    name, cfg = leaf
+    model = build_on_meta(cfg)
+    channels = list(model.backbone.out_channels)
+    if name.startswith('cls'):
+        consumed = [cfg.model.head.in_channels]
+    else:
+        consumed = (cfg.model.neck if 'neck' in cfg.model else cfg.model.decode_head).in_channels
+    assert list(consumed) == channels
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    undecayed = {id(p) for g in wrapper.param_groups if g['weight_decay'] == 0 for p in g['params']}
+    if name.startswith('dino'):  # decays everything, as mmdet does; test_dino.py has its rates
+        assert not undecayed
+        return
+    if name.startswith('cls') and not name.endswith('shapes'):
+        for n, p in model.named_parameters():
+            assert (id(p) in undecayed) == bool(p.ndim == 1 or NO_DECAY.search(n)), n
+        return
+    if '_gpvit_' in name:
+        exceptions = r'norm|\.pos_embed|\.group_token'
+        if name.startswith(('mask', 'retinanet')):
+            exceptions += '|level_embed|bias'
+        norms = {
+            f'{n}.{p}'
+            for n, m in model.named_modules()
+            if isinstance(m, torch.nn.modules.batchnorm._NormBase)
+            for p, _ in m.named_parameters()
+        }
+        for n, p in model.named_parameters():
+            excepted = re.search(exceptions, n)
+            if name.startswith('segformer'):  # its norms and biases too, but the head's
+                excepted = excepted or n.startswith('backbone') and (n in norms or 'bias' in n)
+                excepted = excepted and not n.startswith('decode_head')
+            assert (id(p) in undecayed) == bool(excepted), n
+        return
+    names = [n for n, p in model.named_parameters() if id(p) in undecayed]
+    tables = [n for n, _ in model.named_parameters() if 'relative_position_bias_table' in n]
+    assert names and set(tables) <= set(names)
+    assert all('norm' in n or 'relative_position_bias_table' in n for n in names)
+
+
+@pytest.mark.parametrize('size', range(4))
+@pytest.mark.parametrize('head', COUNTED_PARAMETERS)
+def test_parameters_of_gpvit(head, size):
+    """Whole models equal the counts of the released code to 0.05 M."""
+    schedule = '160k' if head.startswith(('upernet', 'segformer')) else '3x'
+    model = build_on_meta(Config.fromfile(CONFIGS / f'{head}_l{size + 1}_{schedule}.py'))
+    millions = count_parameters(model) / 1e6
+    assert millions == pytest.approx(COUNTED_PARAMETERS[head][size], abs=0.05)
+
+
+def test_macs_of_windows_24():
+    """The released setting costs 351 G; a count that ignored attention would not show it."""
+    model = build_on_meta(Config.fromfile(CONFIGS / 'mask_gcvit_t_w24_3x.py'))
+    assert count_macs(model, (800, 1280))['total'] == pytest.approx(351, rel=0.005)
+
+
+def test_macs_of_a_known_layer():
+    """One linear layer is counted as in x out, once a token."""
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Conv2d(3, 8, 1)
+            self.head = nn.Conv2d(8, 2, 3, padding=1)
+
+    with torch.device('meta'):
+        model = Model()
+    macs = count_macs(model, (10, 20))
+    assert macs['backbone'] == pytest.approx(200 * 3 * 8 / 1e9)
+    assert macs['head'] == pytest.approx(200 * 8 * 2 * 9 / 1e9)

@@ -1,0 +1,291 @@
+"""The metafiles and the page made of them; the wheel that carries them for mim."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from support.running import ROOT
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+pytest.importorskip('mmpretrain')
+
+import model_zoo
+
+from gcvit_mm import UserError
+
+ENTRIES = model_zoo.read_entries()
+LEAVES = [p.stem for p in sorted((ROOT / 'configs').glob('*.py')) if not p.stem.endswith('shapes')]
+DATASETS = {
+    'CocoDataset': 'COCO 2017',
+    'ADE20KDataset': 'ADE20K',
+    'ImageNet': 'ImageNet-1k',
+}
+
+
+@pytest.fixture(scope='module')
+def rows():
+    """All configs, counted."""
+    return model_zoo.build_rows([], ENTRIES)
+
+
+def example(**published):
+    """A row of 50 M parameters and 100 (90) GMACs."""
+    metadata = {'Training Data': 'ADE20K'}
+    entry = {'In Collection': 'A', 'Metadata': metadata, 'Published': published}
+    return model_zoo.Row('upernet_a', entry, '160k iterations', '512x2048', 50.0, 100.0, 90.0)
+
+
+# ---------------------------------------------------------------- metafiles
+def test_every_entry_has_its_config():
+    """An entry without config is one that mim finds and cannot use."""
+    for name, entry in ENTRIES.items():
+        assert entry['Config'] == f'configs/{name}.py'
+        assert (ROOT / entry['Config']).is_file(), f'{name} has an entry but no config'
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_metadata_are_those_of_the_config(name):
+    """Data, length and batch size of the entry are what the config has."""
+    metadata = ENTRIES[name]['Metadata']
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    dataset = cfg.train_dataloader.dataset
+    assert metadata['Training Data'] == DATASETS[dataset.get('dataset', dataset).type]
+    assert metadata['Batch Size'] == cfg.auto_scale_lr.base_batch_size
+    assert metadata.get('Epochs') == cfg.train_cfg.get('max_epochs')
+    assert metadata.get('Iterations') == cfg.train_cfg.get('max_iters')
+
+
+def test_published_is_what_the_page_shows():
+    """No key is misspelt, and no result stands at the wrong data set."""
+    counted = {'Parameters (M)', 'FLOPs (G)', 'FLOPs at', 'FLOPs leave out attention'}
+    for name, entry in ENTRIES.items():
+        results = set(model_zoo.DATA[entry['Metadata']['Training Data']][2])
+        assert set(entry['Published']) <= counted | results | {'Note', 'Source'}, name
+
+
+@pytest.mark.parametrize('name', [name for name in LEAVES if re.search(r'_(384|512)$', name)])
+def test_larger_pictures_are_counted_at_their_size(name):
+    """Fine-tuned classifiers are counted at the size of their name, which is that of the test."""
+    size = name.split('_')[-1]
+    assert ENTRIES[name]['Published']['FLOPs at'] == f'{size}x{size}'
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    sizes = [step.get('scale', step.get('crop_size')) for step in cfg.test_pipeline]
+    assert int(size) in sizes or (int(size), int(size)) in sizes
+
+
+def test_modelindex_reads_them():
+    """The library that mim uses finds every model and its collection, and no fault."""
+    load = pytest.importorskip('modelindex.load_model_index').load
+    index = load(str(model_zoo.INDEX))
+    assert index.check(silent=True) == []
+    assert {model.name for model in index.models} == set(ENTRIES)
+    collections = {collection.name for collection in index.collections}
+    assert {model.in_collection for model in index.models} == collections
+
+
+# ---------------------------------------------------------------- the page
+def test_page_is_up_to_date(rows):
+    """The page is what the configs and the metafiles make; large differences are explained."""
+    model_zoo.check_notes(rows)
+    assert [row.name for row in rows] == [name for name in ENTRIES if name in LEAVES]
+    page = model_zoo.document(rows)
+    assert model_zoo.DOCUMENT.read_text() == page, 'run python tools/model_zoo.py'
+
+
+# By how many % FLOPs may differ from the paper, and how many rows have a printed figure.
+NEAR = {
+    r'(mask|cascade)_gcvit': (1, 5),
+    r'(?!cls).*_(scalablevit|gg)_': (3, 22),
+    r'cls_(scalablevit|gg|ggdeit)_': (3, 3),
+    r'(mask|retinanet|upernet)_gpvit_': (1, 12),
+}
+
+
+@pytest.mark.parametrize('names', NEAR)
+def test_macs_are_near_the_papers(rows, names):
+    """Whichever way the papers count them; the shipped detectors of GC ViT within 1%."""
+    limit, least = NEAR[names]
+    values = {row.name: model_zoo.differences(row)[1] for row in rows if re.match(names, row.name)}
+    values = {name: value for name, value in values.items() if value is not None}
+    assert len(values) >= least
+    assert {name: value for name, value in values.items() if not abs(value) < limit} == {}
+
+
+def test_parameters_are_near_the_papers(rows):
+    """Detectors and segmentors within 2%; GPViT's paper cuts the decimals of its millions."""
+    dense = [row for row in rows if not row.name.startswith('cls')]
+    values = {row.name: model_zoo.differences(row)[0] for row in dense if '_gpvit_' not in row.name}
+    values = {name: value for name, value in values.items() if value is not None}
+    assert len(values) >= 25
+    assert {name: value for name, value in values.items() if not abs(value) < 2} == {}
+
+
+def test_check_fails_on_an_old_page(tmp_path, monkeypatch):
+    """--check passes on what was written, and fails once it differs or is missing."""
+    monkeypatch.setattr(model_zoo, 'DOCUMENT', tmp_path / 'page.md')
+    row = example(**{'Parameters (M)': 50, 'mIoU': 41.5})
+    monkeypatch.setattr(model_zoo, 'build_rows', lambda names, entries: [row])
+    with pytest.raises(UserError, match='out of date'):
+        model_zoo.main(['--check'])
+    model_zoo.main([])
+    model_zoo.main(['--check'])
+    page = model_zoo.DOCUMENT.read_text()
+    model_zoo.DOCUMENT.write_text(page.replace('41.5', '41.6'))
+    with pytest.raises(UserError, match='out of date'):
+        model_zoo.main(['--check'])
+
+
+def test_names_are_printed_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    """With names the figures of these configs go to the terminal."""
+    monkeypatch.setattr(model_zoo, 'DOCUMENT', tmp_path / 'page.md')
+    model_zoo.main(['configs/upernet_gg_t_160k.py'])
+    printed = capsys.readouterr().out
+    assert '1024x1024' in printed and '46.4 / 47.2' in printed and '60.01' in printed
+    assert not model_zoo.DOCUMENT.exists()
+
+
+def test_large_differences_need_a_note():
+    """Above 2% of the parameters or 5% of the FLOPs, and not below."""
+    near = example(**{'Parameters (M)': 49.1, 'FLOPs (G)': 95.5})
+    model_zoo.check_notes([near])
+    for published in ({'Parameters (M)': 48.9}, {'FLOPs (G)': 94}, {'FLOPs (G)': 106}):
+        with pytest.raises(UserError, match='upernet_a.*Note'):
+            model_zoo.check_notes([near, example(**published)])
+        model_zoo.check_notes([example(Note='The paper counts otherwise.', **published)])
+
+
+def test_compares_with_the_count_of_the_paper():
+    """A paper that leaves out attention is compared with the count that does, in bold."""
+    row = example(**{'FLOPs (G)': 90})
+    assert model_zoo.differences(row) == (None, pytest.approx(100 / 9))
+    assert '**100.0**' in model_zoo.cells(row)
+    row = example(**{'FLOPs (G)': 90, 'FLOPs leave out attention': True})
+    assert model_zoo.differences(row) == (None, 0)
+    assert '**90.00**' in model_zoo.cells(row) and '100.0' in model_zoo.cells(row)
+
+
+def test_nothing_is_claimed_as_measured():
+    """Only an entry with results says that something was measured here."""
+    assert model_zoo.cells(example(mIoU=41.5))[-2:] == ['41.5', 'no']
+    row = example(mIoU=41.5)
+    row.entry['Results'] = [{'Task': 'Segmentation', 'Metrics': {'mIoU': 40.9}}]
+    assert '40.9' in model_zoo.cells(row)[-1]
+
+
+def test_equal_models_are_counted_once(monkeypatch):
+    """1x and 3x differ in drop path and schedule: one count. S and B are two, so are two sizes."""
+    calls = []
+    monkeypatch.setattr(model_zoo, 'count', lambda cfg, size: calls.append(size) or (1.0, 2.0, 1.0))
+    names = ['mask_scalablevit_b_1x', 'mask_scalablevit_s_3x', 'mask_scalablevit_s_1x']
+    assert [row.name for row in model_zoo.build_rows(names, ENTRIES)] == names[::-1]
+    assert len(calls) == 2
+    cfg = Config.fromfile(ROOT / 'configs/upernet_gg_t_160k.py')
+    assert model_zoo.identify(cfg, '512x512') != model_zoo.identify(cfg, '512x2048')
+
+
+def test_leaf_without_entry():
+    """A new config needs an entry; a misspelt name gets the nearest."""
+    entries = {name: entry for name, entry in ENTRIES.items() if name != 'mask_gg_t_1x'}
+    with pytest.raises(UserError, match='mask_gg_t_1x: no entry in configs/metafiles'):
+        model_zoo.find_leaves([], entries)
+    with pytest.raises(UserError, match='no config mask_gg_t_3y: did you mean mask_gg_t_1x'):
+        model_zoo.find_leaves(['mask_gg_t_3y'], ENTRIES)
+
+
+def test_broken_metafiles(tmp_path):
+    """A missing file and a name that stands twice are named."""
+    index = tmp_path / 'model-index.yml'
+    index.write_text('Import: [a.yml]')
+    with pytest.raises(UserError, match=r'a\.yml does not exist'):
+        model_zoo.read_entries(index)
+    (tmp_path / 'a.yml').write_text('Models: [{Name: x}, {Name: x}]')
+    with pytest.raises(UserError, match=r'a\.yml has x again'):
+        model_zoo.read_entries(index)
+
+
+# ---------------------------------------------------------------- the wheel
+LEFT_OVER = 'configs/__pycache__/mask_gg_t_1x.cpython-311.pyc'
+FORWARD = """
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from pathlib import Path
+from gcvit_mm import cli
+import gcvit_mm
+
+mim = Path(gcvit_mm.__file__).parent / '.mim'
+cfg = cli.load_config(str(mim / 'configs' / 'upernet_gcvit_xxt_shapes.py'))
+cfg.launcher = 'none'
+cli.use_cpu(cfg)
+init_default_scope(cfg.default_scope)
+model = MODELS.build(cfg.model).eval()
+with torch.no_grad():
+    print(gcvit_mm.__file__, tuple(model(torch.rand(1, 3, 64, 96)).shape))
+"""
+
+
+def call(*command, **kwargs):
+    """Run a program and return what it printed."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        **kwargs,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """Folder into which a wheel of a source distribution of this tree is installed."""
+    base = tmp_path_factory.mktemp('wheel')
+    names = '.git .venv .setup data work_dirs build dist .mim *.egg-info *_cache __pycache__'
+    shutil.copytree(ROOT, base / 'tree', ignore=shutil.ignore_patterns(*names.split()))
+    (base / 'tree' / LEFT_OVER).parent.mkdir()
+    (base / 'tree' / LEFT_OVER).touch()
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '--no-input']
+    sdist = f'from setuptools import build_meta; build_meta.build_sdist({str(base / "sdist")!r})'
+    (base / 'sdist').mkdir()
+    call(sys.executable, '-c', sdist, cwd=base / 'tree')
+    (source,) = (base / 'sdist').iterdir()
+    offline = ['--no-deps', '--no-index']
+    call(*pip, 'wheel', source, *offline, '--no-build-isolation', '-w', base / 'wheel', cwd=base)
+    (wheel,) = (base / 'wheel').iterdir()
+    target = ['--no-compile', '--target', base / 'installed']
+    call(*pip, 'install', wheel, *offline, *target, cwd=base)
+    return base / 'installed'
+
+
+def test_wheel_carries_what_mim_looks_for(installed):
+    """Configs with their bases, tools and the model index; nothing that was left by running."""
+    mim = installed / 'gcvit_mm' / '.mim'
+
+    def listing(root):
+        return {
+            str(path.relative_to(root))
+            for folder in ('configs', 'tools')
+            for path in (root / folder).rglob('*')
+            if path.is_file()
+        }
+
+    assert listing(mim) == listing(installed.parent / 'tree') - {LEFT_OVER}
+    assert set(model_zoo.read_entries(mim / 'model-index.yml')) == set(ENTRIES)
+
+
+def test_wheel_works_without_the_sources(installed, tmp_path):
+    """A config of the wheel builds and runs, and so does a tool, with the installed package."""
+    env = dict(os.environ, PYTHONPATH=str(installed), OMP_NUM_THREADS='1')
+    printed = call(sys.executable, '-W', 'ignore', '-c', FORWARD, cwd=tmp_path, env=env)
+    where, shape = printed.splitlines()[-1].split(' ', 1)
+    assert installed in Path(where).parents and shape == '(1, 6, 16, 24)'
+    tool = installed / 'gcvit_mm' / '.mim' / 'tools' / 'model_zoo.py'
+    assert '47.86' in call(sys.executable, tool, 'mask_gg_t_1x', cwd=tmp_path, env=env)

@@ -1,0 +1,381 @@
+"""The documentation is true: paths, options, examples, tables, figures, templates; it builds."""
+
+import ast
+import contextlib
+import doctest
+import importlib
+import inspect
+import io
+import json
+import pkgutil
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from support.running import ROOT, SMALL_RCNN, losses, run
+
+import gcvit_mm
+from gcvit_mm import backbones
+from gcvit_mm.layers import WindowAttention
+
+DOCS = sorted((ROOT / 'docs').rglob('*.md'))
+DOCS = [path for path in DOCS if '_build' not in path.parts]
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'configs/README.md', *DOCS]
+TEMPLATES = ROOT / 'configs/templates'
+FENCE = re.compile(r'^```(\w*)[^\n]*\n(.*?)^```', re.M | re.S)
+MODULES = [m.name for m in pkgutil.walk_packages(gcvit_mm.__path__, 'gcvit_mm.')]
+# Options that belong to other programs, where a page names them.
+FOREIGN = {'--no-deps'}
+# Files that a reader makes, or might.
+USERS_OWN = ('configs/templates/my_', 'configs/_base_/backbones/name_')
+
+
+def blocks(page: Path, language: str) -> list:
+    """Code blocks of a page in one language."""
+    return [text for name, text in FENCE.findall(page.read_text()) if name == language]
+
+
+def page_id(path: Path) -> str:
+    """Path of a page in the checkout."""
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(params=PAGES, ids=page_id)
+def page(request) -> Path:
+    """Every page of README, docs and configs."""
+    return request.param
+
+
+# ------------------------------------------------------------------- examples
+def test_modules_have_examples():
+    """The walk below finds modules, and examples in the backbones."""
+    finder = doctest.DocTestFinder()
+    found = finder.find(gcvit_mm.GCViT, globs={})
+    assert sum(len(test.examples) for test in found) >= 4
+    assert 'gcvit_mm.layers.attention' in MODULES
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_docstring_examples(name):
+    """What the docstrings show after >>> is what comes out."""
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_python_blocks(page):
+    """Python blocks parse; those that import torch run; the others are configs that load."""
+    for text in blocks(page, 'python'):
+        ast.parse(text)
+        if 'import torch' in text:
+            exec(compile(text, str(page), 'exec'), {})
+        elif '_base_' not in text and '=' in text and 'import ' not in text:
+            assert len(Config.fromstring(text, '.py'))
+
+
+# ------------------------------------------------------------------- names
+def test_paths_exist(page):
+    """Files of the checkout that a page names or links to are there."""
+    # without the blocks that show what tools print
+    text = FENCE.sub(lambda match: match[0] if match[1] else '', page.read_text())
+    paths = re.findall(
+        r'\b((?:configs|docs|tools|tests|gcvit_mm)/[\w./-]*\.(?:py|sh|md|png))', text
+    )
+    links = re.findall(r'\]\(([^)#\s]+)', text)
+    missing = [p for p in paths if not (ROOT / p).exists() and not p.startswith(USERS_OWN)]
+    missing += [p for p in links if ':' not in p and not (page.parent / p).exists()]
+    assert not missing
+
+
+def test_config_names_exist(page):
+    """Configs named in code without their folder are there too."""
+    heads = '|'.join({path.name.split('_')[0] for path in (ROOT / 'configs').glob('*.py')})
+    names = re.findall(rf'`((?:{heads})_\w+_(?:\d+x|\d+k|\d+e|shapes))`', page.read_text())
+    missing = [name for name in names if not (ROOT / f'configs/{name}.py').exists()]
+    assert not missing
+
+
+WRAPPERS = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
+
+
+@lru_cache(maxsize=None)
+def options(tool: str) -> frozenset:
+    """Options that a tool knows, from its help."""
+    path = str(ROOT / 'tools' / WRAPPERS.get(tool, tool))
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, 'argv', [path, '--help'])
+        with pytest.raises(SystemExit):
+            runpy.run_path(path, run_name='__main__')
+    return frozenset(re.findall(r'(?<!\w)--[a-z][a-z-]*', printed.getvalue()))
+
+
+def test_options_of_commands(page):
+    """Commands in shell blocks use options that their tool has."""
+    for text in blocks(page, 'sh'):
+        for line in text.replace('\\\n', ' ').splitlines():
+            command = line.partition('#')[0]
+            match = re.search(r'tools/(\w+\.(?:py|sh))', command)
+            used = set(re.findall(r'(?<!\w)--[a-z][a-z-]*', command))
+            if match and used and match[1] != 'setup_env.sh':
+                assert used <= options(match[1]), (command, used - options(match[1]))
+
+
+def test_options_in_the_text(page):
+    """Options named in running text belong to one of the tools."""
+    text = FENCE.sub('', page.read_text())
+    used = set(re.findall(r'`[^`\n]*?(?<!\w)(--[a-z][a-z-]*)', text)) - FOREIGN
+    if used:
+        tools = sorted(path.name for path in (ROOT / 'tools').glob('*.py'))
+        known = frozenset().union(*(options(tool) for tool in tools))
+        assert used <= known, used - known
+
+
+def test_arguments_of_the_family_pages():
+    """Every argument that a family page explains is one of its class."""
+    for path in sorted((ROOT / 'docs/families').glob('*.md')):
+        text = path.read_text()
+        for name, rows in re.findall(r'\(arguments-(\w+)\)=.*?\n\n(\|.*?)\n\n', text, re.S):
+            cls = {c.lower(): getattr(backbones, c) for c in backbones.__all__}[name]
+            known = {p for base in cls.__mro__ for p in inspect.signature(base.__init__).parameters}
+            for cell in re.findall(r'^\| ([^|]*)\|', rows, re.M)[2:]:
+                for argument in re.findall(r'`(\w+)', cell):
+                    assert argument in known, f'{path.name}: {name} has no {argument}'
+
+
+# ------------------------------------------------------------------- numbers
+def published_archs() -> list:
+    """Class, arch and parameters in M of every row of the tables of the family pages."""
+    rows = []
+    for path in sorted((ROOT / 'docs/families').glob('*.md')):
+        cls = ''
+        for line in path.read_text().splitlines():
+            head = re.match(r'\| arch of `(\w+)`', line)
+            cls = head[1] if head else (cls if line.startswith('|') else '')
+            row = re.match(r'\| `(\w+)` .*\| ([\d.]+) \|$', line) if cls else None
+            if row:
+                rows.append((cls, row[1], float(row[2])))
+    return rows
+
+
+@pytest.mark.parametrize(('cls', 'arch', 'millions'), published_archs())
+def test_parameters_of_the_family_pages(cls, arch, millions):
+    """The parameters of the backbones in the tables are those that are built."""
+    with torch.device('meta'):
+        model = getattr(backbones, cls)(arch)
+    assert f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f}' == f'{millions:.2f}'
+
+
+def test_every_arch_has_a_row():
+    """No arch of a backbone is forgotten."""
+    listed = {(cls, arch) for cls, arch, _ in published_archs()}
+    for name in backbones.__all__:
+        archs = getattr(getattr(backbones, name), 'arch_zoo', {})
+        assert {(name, arch) for arch in archs} <= listed
+
+
+# ------------------------------------------------------------------- figures
+@pytest.fixture(scope='module')
+def figures():
+    """The module that draws the figures."""
+    sys.path.append(str(ROOT / 'docs'))
+    try:
+        return importlib.import_module('figures')
+    finally:
+        sys.path.remove(str(ROOT / 'docs'))
+
+
+def seen_from(layer, token, side=14, dims=24) -> set:
+    """Tokens of the input on which the output of a layer at one token depends."""
+    x = torch.randn(1, side, side, dims, dtype=torch.float64, requires_grad=True)
+    layer.double().eval()(x)[0, token[0], token[1]].sum().backward()
+    return {tuple(t) for t in (x.grad[0].abs().sum(-1) > 0).nonzero().tolist()}
+
+
+def test_figures_show_what_the_layers_see(figures):
+    """The painted tokens are those from which a gradient comes."""
+    local = WindowAttention(24, 2, (7, 7))
+    assert seen_from(local, (4, 5)) == figures.window_of((4, 5), (7, 7))
+    iwsa = WindowAttention(24, 2, (7, 7), rel_pos_bias=False, v_kernel=3)
+    seen = figures.window_of((4, 6), (7, 7)) | figures.around((4, 6), 3)
+    assert seen_from(iwsa, (4, 6)) == seen and (4, 7) in seen
+    glance_gaze = WindowAttention(24, 2, (7, 7), dilated=True, v_kernel=3)
+    seen = figures.window_of((6, 5), (7, 7), dilated=True) | figures.around((6, 5), 3)
+    assert seen_from(glance_gaze, (6, 5)) == seen and len(seen) == 49 + 8
+
+    from gcvit_mm.backbones.gpvit import StripeAttention
+
+    stripes = figures.window_of((5, 8), (14, 2)) | figures.window_of((5, 8), (2, 14))
+    assert seen_from(StripeAttention(24, 2), (5, 8)) == stripes and len(stripes) == 28 + 28 - 4
+
+
+def test_ssa_and_group_propagation_see_everything():
+    """The other two panels: every token depends on the whole map."""
+    from gcvit_mm.backbones.gpvit import GPBlock
+    from gcvit_mm.backbones.scalablevit import ScalableAttention
+
+    assert len(seen_from(ScalableAttention(24, 2, 2, 1.5), (0, 3))) == 14 * 14
+    parameters = inspect.signature(GPBlock.__init__).parameters
+    assert list(parameters)[1:5] == ['embed_dims', 'num_groups', 'num_heads', 'mlp_ratio']
+    block = GPBlock(24, 8, 2, 4.0, 'mixer', dict(type='LN'), dict(type='BN'), 0.0, 0.0)
+    assert len(seen_from(block, (0, 3))) == 14 * 14
+
+
+def test_figures_are_drawn_and_used(figures, tmp_path):
+    """Every figure can be drawn, is committed, small, and shown on a page."""
+    text = ''.join(page.read_text() for page in PAGES)
+    for name in figures.FIGURES:
+        figures.save(name, tmp_path / f'attend_{name}.png')
+        drawn = (tmp_path / f'attend_{name}.png').read_bytes()
+        kept = (ROOT / f'docs/images/attend_{name}.png').read_bytes()
+        assert drawn[:8] == kept[:8] == b'\x89PNG\r\n\x1a\n'
+        assert drawn[16:24] == kept[16:24], f'{name}: drawn in another size; run docs/figures.py'
+        assert len(kept) < 150_000
+        assert f'images/attend_{name}.png' in text
+
+
+# ------------------------------------------------------------------- own data
+def own_config(template: str, folder: Path, **settings) -> Path:
+    """A copy of a template as a user makes it: some of the settings above the line changed."""
+    text = (TEMPLATES / template).read_text()
+    above, line, below = re.split(r'^(# -{50,}\n)', text, flags=re.M)
+    for name, value in settings.items():
+        above, count = re.subn(rf'^{name} = .*$', f'{name} = {value!r}', above, flags=re.M)
+        assert count == 1, f'{template} has no setting {name}'
+    above = above.replace("'../", f"'{ROOT}/configs/")
+    path = folder / template
+    path.write_text(above + line + below)
+    return path
+
+
+SMALL_BACKBONE = ['model.backbone.init_cfg=None', 'model.backbone.arch=xxtiny']
+
+
+@pytest.fixture
+def own_coco(shapes, tmp_path) -> Path:
+    """Detection data in the layout of docs/own_data.md, with two of the classes of the shapes."""
+    root = tmp_path / 'own'
+    for split, name in (('train', 'train2017'), ('val', 'val2017')):
+        shutil.copytree(shapes / 'coco' / name, root / split)
+        content = json.loads((shapes / f'coco/annotations/instances_{name}.json').read_text())
+        kept = {c['id'] for c in content['categories'] if c['name'] in ('circle', 'star')}
+        content['categories'] = [c for c in content['categories'] if c['id'] in kept]
+        content['annotations'] = [a for a in content['annotations'] if a['category_id'] in kept]
+        (root / f'{split}.json').write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize('masks', [True, False])
+def test_own_detection_data(masks, own_coco, tmp_path):
+    """The template trains on data of one's own after a few settings, with masks and without."""
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
+    config = own_config(
+        'own_detection.py',
+        tmp_path,
+        data_root=f'{own_coco}/',
+        classes=('circle', 'star'),
+        masks=masks,
+        scale=(160, 96),
+        max_epochs=1,
+        warmup=2,
+    )
+    checked = run('train.py', config, '--check', '--cfg-options', *SMALL_BACKBONE)
+    assert not [line for line in checked.splitlines() if 'OneDL' not in line]  # mmdet's own words
+    output = run(
+        'train.py',
+        config,
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        *SMALL_BACKBONE,
+        *SMALL_RCNN,
+        'train_dataloader.dataset.indices=6',
+        'model.train_cfg.rcnn.sampler.num=16',
+    )
+    assert 'coco/bbox_mAP:' in output
+    assert ('coco/segm_mAP:' in output) == masks and ('loss_mask' in output) == masks
+    assert (tmp_path / 'run/epoch_1.pth').exists()
+
+
+def test_own_detection_with_another_base(tmp_path):
+    """With a cascade as its base the template sets the classes of all heads."""
+    pytest.importorskip('mmdet')
+    config = own_config('own_detection.py', tmp_path, _base_='../cascade_gcvit_t_3x.py')
+    model = Config.fromfile(config).model
+    assert [head.num_classes for head in model.roi_head.bbox_head] == [2, 2, 2]
+    assert model.roi_head.mask_head.num_classes == 2
+    assert {head.type for head in model.roi_head.bbox_head} == {'ConvFCBBoxHead'}
+
+
+def test_own_segmentation_data(shapes, tmp_path):
+    """The template trains on pictures and label maps of one's own."""
+    pytest.importorskip('mmseg')
+    ade = shapes / 'ade/ADEChallengeData2016'
+    for split, name in (('train', 'training'), ('val', 'validation')):
+        shutil.copytree(ade / 'images' / name, tmp_path / 'own/images' / split)
+        shutil.copytree(ade / 'annotations' / name, tmp_path / 'own/masks' / split)
+    config = own_config(
+        'own_segmentation.py',
+        tmp_path,
+        data_root=f'{tmp_path}/own/',
+        classes=('background', 'circle', 'square', 'triangle', 'star', 'cross'),
+        reduce_zero_label=True,
+        crop_size=(64, 64),
+        max_iters=20,
+        warmup=2,
+    )
+    checked = run('train.py', config, '--check', '--cfg-options', *SMALL_BACKBONE)
+    assert not [line for line in checked.splitlines() if 'OneDL' not in line]  # mmdet's own words
+    output = run(
+        'train.py',
+        config,
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        *SMALL_BACKBONE,
+        'train_cfg.max_iters=4',
+        'train_cfg.val_interval=4',
+        'default_hooks.checkpoint.interval=4',
+        'default_hooks.logger.interval=1',
+        'model.decode_head.channels=64',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False',
+    )
+    assert list(losses(output)) == [1, 2, 3, 4]
+    for name in ('background', 'circle', 'cross'):
+        assert re.search(rf'\|\s+{name}\s+\|', output)
+    assert (tmp_path / 'run/iter_4.pth').exists()
+
+
+# ------------------------------------------------------------------- the site
+def test_site_builds(tmp_path):
+    """Sphinx builds without a warning and without the network; no link inside it is dead."""
+    pytest.importorskip('sphinx')
+    pytest.importorskip('myst_parser')
+    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', 'docs']
+    built = subprocess.run([*command, tmp_path / 'html'], cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    pages = sorted((tmp_path / 'html').rglob('*.html'))
+    names = {str(path.relative_to(tmp_path / 'html')) for path in pages}
+    assert {'index.html', 'getting_started.html', 'families/gcvit.html', 'api.html'} <= names
+    for path in pages:
+        text = path.read_text(encoding='utf-8')
+        for target in re.findall(r'(?:href|src)="([^"#?]+)', text):
+            if not re.match(r'[a-z]+:', target):
+                assert (path.parent / target).exists(), f'{path.name}: {target}'
+        # everything the pages load is their own
+        assert not re.search(
+            r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="https?:', text
+        )
+    api = (tmp_path / 'html/api.html').read_text(encoding='utf-8')
+    for name in gcvit_mm.__all__:
+        assert name == '__version__' or f'id="gcvit_mm.{name}"' in api, f'{name} is not documented'

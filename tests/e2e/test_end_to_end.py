@@ -1,0 +1,244 @@
+"""Training, evaluating, resuming and predicting with the shipped configs and tools.
+
+The configs of the papers run at reduced size on real images where ``../shared/data`` exists,
+and on drawn shapes where it does not.
+"""
+
+import os
+import pickle
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support.running import (
+    DET,
+    SEG,
+    SMALL_MULTI_SCALE,
+    SMALL_RCNN,
+    ade_options,
+    coco_options,
+    falls,
+    iterations,
+    losses,
+    run,
+    start,
+)
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
+
+
+@pytest.fixture(scope='module')
+def detector(shapes, tmp_path_factory):
+    """A detector trained for a few steps: its work dir and what the training printed."""
+    work_dir = tmp_path_factory.mktemp('detector')
+    output = run(
+        'train.py',
+        DET,
+        '--work-dir',
+        work_dir,
+        '--data-root',
+        shapes / 'coco',
+        '--cfg-options',
+        *iterations(6),
+        *SMALL_RCNN,
+        'train_dataloader.batch_size=2',
+    )
+    return work_dir, output
+
+
+@pytest.fixture(scope='module')
+def segmentor(shapes, tmp_path_factory):
+    """A segmentor trained for a few steps: its work dir and what the training printed."""
+    work_dir = tmp_path_factory.mktemp('segmentor')
+    output = run(
+        'train.py',
+        SEG,
+        '--work-dir',
+        work_dir,
+        '--data-root',
+        shapes / 'ade/ADEChallengeData2016',
+        '--tensorboard',
+        '--cfg-options',
+        *iterations(8),
+        'model.data_preprocessor.size=(64,64)',
+        'train_dataloader.dataset.pipeline.2.crop_size=(64,64)',
+        'optim_wrapper.optimizer.lr=0.001',
+    )
+    return work_dir, output
+
+
+def test_detector_trains_and_evaluates(detector):
+    """The loss falls, both COCO metrics are computed, the best checkpoint is kept."""
+    work_dir, output = detector
+    curve = losses(output)
+    assert list(curve) == [1, 2, 3, 4, 5, 6]
+    assert falls(curve)
+    assert 'coco/bbox_mAP_50:' in output and 'coco/segm_mAP_50:' in output
+    assert (work_dir / 'iter_6.pth').exists()
+    assert list(work_dir.glob('best_coco_bbox_mAP_iter_*.pth'))
+
+
+def test_segmentor_trains_and_evaluates(segmentor):
+    """The loss falls, mIoU is computed, TensorBoard events are written."""
+    work_dir, output = segmentor
+    curve = losses(output)
+    assert falls(curve)
+    assert 'mIoU:' in output
+    assert list(work_dir.rglob('events.out.tfevents.*'))
+
+
+def test_detector_tested_from_file(detector, shapes, tmp_path):
+    """tools/test.py says what it loaded, repeats the metric, paints and saves predictions."""
+    work_dir, trained = detector
+    output = run(
+        'test.py',
+        DET,
+        work_dir / 'iter_6.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        '--data-root',
+        shapes / 'coco',
+        '--show-dir',
+        tmp_path / 'painted',
+        '--out',
+        tmp_path / 'predictions.pkl',
+        '--cfg-options',
+        *SMALL_RCNN,
+    )
+    weights = len(torch.load(work_dir / 'iter_6.pth', weights_only=False)['state_dict'])
+    assert f'loaded {weights} of {weights} weights' in output
+    metric = 'coco/bbox_mAP_50: '
+    assert trained.split(metric)[-1].split()[0] == output.split(metric)[-1].split()[0]
+    assert len(list((tmp_path / 'painted').glob('*.jpg'))) == 4
+    predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
+    assert len(predictions) == 4 and 'pred_instances' in predictions[0]
+
+
+def test_segmentor_tested_from_file(segmentor, shapes, tmp_path):
+    """tools/test.py with test-time augmentation evaluates, paints and saves."""
+    work_dir, _ = segmentor
+    output = run(
+        'test.py',
+        SEG,
+        work_dir / 'iter_8.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        '--data-root',
+        shapes / 'ade/ADEChallengeData2016',
+        '--show-dir',
+        tmp_path / 'painted',
+        '--out',
+        tmp_path / 'predictions.pkl',
+        '--tta',
+    )
+    assert 'mIoU:' in output
+    assert len(list((tmp_path / 'painted').rglob('*.png'))) == 4
+    assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 4
+
+
+@pytest.mark.parametrize('kind', ['detector', 'segmentor'])
+def test_predict_paints(kind, request, shapes, tmp_path):
+    """tools/predict.py paints every picture it is given, in its own size."""
+    import cv2
+
+    work_dir, _ = request.getfixturevalue(kind)
+    config, checkpoint = dict(detector=(DET, 'iter_6'), segmentor=(SEG, 'iter_8'))[kind]
+    images = sorted((shapes / 'coco/val2017').iterdir())[:2]
+    command = ['predict.py', config, work_dir / f'{checkpoint}.pth', *images, '--score-thr', 0]
+    output = run(*command, '--out-dir', tmp_path)
+    assert 'painted 2 pictures' in output
+    for image in images:
+        source, painted = cv2.imread(str(image)), cv2.imread(str(tmp_path / image.name))
+        assert painted.shape[:2] == source.shape[:2]
+        assert (painted != source).any()
+
+
+def kill_all_of(work_dir: Path) -> int:
+    """SIGKILL every process that has the work dir on its command line; return how many."""
+    killed = 0
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            if str(work_dir).encode() in (folder / 'cmdline').read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+                killed += 1
+        except (OSError, ProcessLookupError):
+            continue  # gone already
+    return killed
+
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds the processes in /proc')
+def test_two_processes_survive_sigkill(shapes, tmp_path):
+    """Two CPU processes train, are killed, resume from their last checkpoint and finish."""
+    command = [
+        'dist_train.sh',
+        DET,
+        2,
+        '--work-dir',
+        tmp_path,
+        '--data-root',
+        shapes / 'coco',
+        '--resume',
+        '--cfg-options',
+        *iterations(20),
+        *SMALL_RCNN,
+        'default_hooks.checkpoint.interval=2',
+        'train_dataloader.batch_size=1',
+    ]
+    process = start(*command, env=dict(PORT='29531'))
+    try:
+        deadline = time.monotonic() + 600
+        while not (tmp_path / 'last_checkpoint').exists():
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            assert time.monotonic() < deadline, 'no checkpoint within ten minutes'
+            time.sleep(0.1)
+    finally:
+        killed = kill_all_of(tmp_path)
+        process.communicate()
+    assert killed >= 3  # torchrun and its two processes
+    saved = Path((tmp_path / 'last_checkpoint').read_text().strip())
+    step = int(saved.stem.split('_')[1])
+    assert step < 20 and not (tmp_path / 'iter_20.pth').exists()
+
+    output = run(*command, env=dict(PORT='29532'))
+    assert f'resumed epoch: 0, iter: {step}' in output
+    assert min(losses(output)) == step + 1 and max(losses(output)) == 20
+    assert 'coco/bbox_mAP_50:' in output
+    assert (tmp_path / 'iter_20.pth').exists()
+
+
+def test_shipped_cascade_runs(shapes, tmp_path):
+    """cascade_gcvit_t_3x trains an epoch, evaluates with the COCO metric, and is tested."""
+    config = 'configs/cascade_gcvit_t_3x.py'
+    options = [
+        *coco_options(shapes, *[f'roi_head.bbox_head.{i}' for i in range(3)], 'roi_head.mask_head'),
+        *SMALL_MULTI_SCALE,
+        'model.backbone.init_cfg=None',
+        'model.backbone.arch=xxtiny',
+        *[f'model.train_cfg.rcnn.{i}.sampler.num=16' for i in range(3)],
+    ]
+    trained = run('train.py', config, '--work-dir', tmp_path, *options)
+    assert 'coco/bbox_mAP_50:' in trained and 'coco/segm_mAP_50:' in trained
+    assert re.search(r'Epoch\(train\)\s+\[1\]\[(\d+)/\1\]', trained)
+    tested = run('test.py', config, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path, *options)
+    assert 'coco/segm_mAP_50:' in tested
+
+
+def test_shipped_upernet_runs(shapes, tmp_path):
+    """upernet_gcvit_t_160k trains a few steps on ADE20K's layout and evaluates with mIoU."""
+    config = 'configs/upernet_gcvit_t_160k.py'
+    options = [
+        *ade_options(shapes),
+        *iterations(2),
+        'model.backbone.init_cfg=None',
+        'model.backbone.arch=xxtiny',
+        'model.decode_head.channels=64',
+    ]
+    trained = run('train.py', config, '--work-dir', tmp_path, *options)
+    assert list(losses(trained)) == [1, 2] and 'mIoU:' in trained
+    tested = run('test.py', config, tmp_path / 'iter_2.pth', '--work-dir', tmp_path, *options)
+    assert trained.split('aAcc: ')[-1].split()[0] == tested.split('aAcc: ')[-1].split()[0]

@@ -1,0 +1,434 @@
+"""Checkpoints are whole or not there, and a resumed run is the run without a break."""
+
+import errno
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from support.running import SMALL_RCNN, iterations, losses, run, start
+from torch import nn
+
+from gcvit_mm import CheckpointError, UserError
+from gcvit_mm.engine import SafeCheckpointHook
+from gcvit_mm.engine.resuming import checkpoint_flaw, last_whole_checkpoint
+from gcvit_mm.engine.saving import write_whole
+
+
+class Noise(BaseDataset):
+    """Twelve vectors; every time one is loaded, all three generators add to it."""
+
+    def load_data_list(self):
+        return [dict(value=i) for i in range(12)]
+
+    def prepare_data(self, idx):
+        noise = random.random() + np.random.rand() + float(torch.rand(()))
+        return dict(inputs=torch.full((4,), idx / 12.0 + noise))
+
+
+class Net(BaseModel):
+    """Dropout, a running mean and momentum: all that a checkpoint has to bring back."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1)
+        )
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        return dict(loss=(self.layers(torch.stack(list(inputs))) ** 2).mean())
+
+
+class Record(Hook):
+    """Keeps the loss of every step; may break off in the middle of the run."""
+
+    def __init__(self, stop=None):
+        self.losses, self.stop = {}, stop
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses[runner.iter + 1] = outputs['loss'].item()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.stop:
+            raise KeyboardInterrupt
+
+
+def load(path):
+    """Read a checkpoint as mmengine wrote it."""
+    return torch.load(path, weights_only=False)
+
+
+LOOPS = dict(
+    iterations=dict(by_epoch=False, max_iters=12),
+    epochs=dict(by_epoch=True, max_epochs=4),
+)
+
+
+def train(work_dir, loop='iterations', workers=0, stop=None, resume=False, seed=None, **changes):
+    """Train the small net for 12 steps of 4 vectors; return the losses by step."""
+    record = Record(stop)
+    by_epoch = LOOPS[loop]['by_epoch']
+    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
+    loader = dict(
+        dataset=Noise(),
+        batch_size=4,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        sampler=dict(type=sampler, shuffle=True),
+        collate_fn=dict(type='pseudo_collate'),
+    )
+    loader.update(changes.pop('loader', {}))
+    hooks = dict(
+        checkpoint=dict(
+            type='SafeCheckpointHook', interval=1 if by_epoch else 3, by_epoch=by_epoch
+        ),
+        seeds=dict(type='SeedEveryStep'),
+        logger=None,
+    )
+    hooks.update(changes.pop('hooks', {}))
+    hooks = {name: hook for name, hook in hooks.items() if hook or name == 'logger'}
+    torch.manual_seed(0)
+    runner = Runner(
+        model=changes.pop('model', None) or Net(),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        train_cfg=LOOPS[loop],
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.05)),
+        param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=9, by_epoch=False)],
+        default_hooks=hooks,
+        custom_hooks=[record],
+        resume=resume,
+        randomness=dict(seed=seed),
+        experiment_name=f'run_{time.time_ns()}',
+        log_level='WARNING',
+        **changes,
+    )
+    try:
+        runner.train()
+    except KeyboardInterrupt:
+        assert stop is not None
+    return record.losses
+
+
+# ------------------------------------------------------------- the same run again
+@pytest.mark.parametrize(
+    'loop, workers, seed',
+    [('iterations', 0, None), ('iterations', 2, 7), ('epochs', 0, 7), ('epochs', 1, None)],
+)
+def test_resumed_run_equals_the_whole_one(loop, workers, seed, tmp_path):
+    """Broken off after step 7, gone on from step 6: losses 7 to 12 are those without a break."""
+    first = train(tmp_path, loop, workers, stop=7, seed=seed)
+    resumed = train(tmp_path, loop, workers, resume=True, seed=seed)
+    assert sorted(first) == list(range(1, 8)) and sorted(resumed) == list(range(7, 13))
+    assert resumed[7] == pytest.approx(first[7], abs=1e-5)
+    # The whole run must start from the same weights and the same seed.
+    saved = load(tmp_path / ('epoch_1.pth' if loop == 'epochs' else 'iter_3.pth'))
+    whole = train(tmp_path / 'whole', loop, workers, seed=saved['meta']['seed'])
+    assert {k: whole[k] for k in first} == pytest.approx(first, abs=1e-5)
+    assert {k: whole[k] for k in resumed} == pytest.approx(resumed, abs=1e-5)
+
+
+def test_workers_do_not_matter(tmp_path):
+    """Augmentations are drawn for the step, whichever worker loads it."""
+    runs = [train(tmp_path / str(n), workers=n, seed=3) for n in (0, 2)]
+    assert runs[0] == pytest.approx(runs[1], abs=1e-6)
+    assert len(set(runs[0].values())) == 12
+
+
+def test_without_the_hook_it_differs(tmp_path):
+    """The comparison above can fail: without SeedEveryStep the resumed run is another one."""
+    off = dict(hooks=dict(seeds=None), seed=7)
+    first = train(tmp_path, stop=7, **off)
+    resumed = train(tmp_path, resume=True, **off)
+    assert abs(first[7] - resumed[7]) > 1e-4
+
+
+class PairSampler(torch.utils.data.BatchSampler):
+    """A batch sampler that mmengine cannot advance by itself."""
+
+
+def test_other_batch_samplers(tmp_path):
+    """Batch samplers as mmdet has them (by aspect ratio) are advanced without loading."""
+    loader = dict(batch_sampler=dict(type=PairSampler, drop_last=True))
+    first = train(tmp_path, stop=7, seed=7, loader=loader)
+    resumed = train(tmp_path, resume=True, seed=7, loader=loader)
+    assert resumed[7] == pytest.approx(first[7], abs=1e-5)
+
+
+def test_ranks_draw_different_numbers(monkeypatch):
+    """The seed of a step is that of its rank, and the same twice."""
+    from gcvit_mm.engine.seeding import seed_all
+
+    drawn = []
+    for rank in (0, 1, 0):
+        seed_all(5, rank, 10, 1)
+        drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))
+    assert drawn[0] == drawn[2]
+    assert all(a != b for a, b in zip(drawn[0], drawn[1]))
+
+
+# ------------------------------------------------------------- whole checkpoints
+@pytest.fixture
+def trained(tmp_path):
+    """A work dir with the checkpoints of steps 3, 6, 9 and 12."""
+    train(tmp_path, seed=1)
+    return tmp_path
+
+
+def choose(work_dir):
+    """The checkpoint that a run would go on from, and what it says about others."""
+    said = []
+    path = last_whole_checkpoint(str(work_dir), list(Net().state_dict()), said.append)
+    return path and Path(path).name, ' '.join(said)
+
+
+def test_last_is_taken(trained):
+    """The file that last_checkpoint names; the newest where that is lost, empty or moved."""
+    assert choose(trained) == ('iter_12.pth', '')
+    (trained / 'last_checkpoint').write_text(str(trained / 'iter_6.pth'))
+    assert choose(trained)[0] == 'iter_6.pth'
+    (trained / 'last_checkpoint').write_text('')
+    assert choose(trained)[0] == 'iter_12.pth'
+    (trained / 'last_checkpoint').unlink()
+    assert choose(trained)[0] == 'iter_12.pth'
+    moved = trained.parent / 'moved'
+    shutil.copytree(trained, moved)
+    (moved / 'last_checkpoint').write_text('/gone/away/iter_9.pth')
+    assert choose(moved) == ('iter_9.pth', '')
+
+
+@pytest.mark.parametrize('kept', [0.0, 0.3, 0.99])
+def test_cut_off_file_is_passed_over(trained, kept):
+    """A truncated file is named, and the one before it taken."""
+    path = trained / 'iter_12.pth'
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    chosen, said = choose(trained)
+    assert chosen == 'iter_9.pth'
+    assert 'iter_12.pth is cut off' in said and 'iter_9.pth' in said
+    resumed = train(trained, resume=True, seed=1)
+    assert sorted(resumed) == [10, 11, 12]
+
+
+def test_flipped_byte_is_found(trained):
+    """A file of the right length whose weights are not those that were written."""
+    path = trained / 'iter_12.pth'
+    weight = load(path)['state_dict']['layers.0.weight'].numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    data[data.index(weight)] ^= 1
+    path.write_bytes(bytes(data))
+    assert load(path)  # torch does not notice
+    assert choose(trained)[0] == 'iter_9.pth' and 'is damaged' in choose(trained)[1]
+
+
+def test_foreign_files_are_passed_over(trained, tmp_path_factory):
+    """Bare weights, other programs' files, and checkpoints of another model."""
+    torch.save(dict(state_dict=Net().state_dict()), trained / 'iter_12.pth')
+    assert 'iter_12.pth holds no meta' in choose(trained)[1]
+    shutil.make_archive(str(trained / 'other'), 'zip', trained, 'last_checkpoint')
+    (trained / 'other.zip').rename(trained / 'iter_12.pth')
+    assert 'iter_12.pth is no checkpoint' in choose(trained)[1]
+    stored = load(trained / 'iter_9.pth')
+    stored['state_dict'].pop('layers.3.bias')
+    torch.save(stored, trained / 'iter_12.pth')
+    assert 'iter_12.pth is of another model (it has no layers.3.bias)' in choose(trained)[1]
+    assert choose(trained)[0] == 'iter_9.pth'
+
+
+def test_reading_strings_runs_nothing(tmp_path):
+    """A file that would run a command when it is loaded is only looked at."""
+
+    class Bad:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'ran'),)
+
+    torch.save(dict(meta=Bad(), state_dict={}, message_hub={}), tmp_path / 'iter_1.pth')
+    assert 'holds no optimizer' in checkpoint_flaw(str(tmp_path / 'iter_1.pth'))
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_nothing_to_go_on_from(trained, tmp_path_factory):
+    """No checkpoint at all starts over and says so; only damaged ones is an error."""
+    empty = tmp_path_factory.mktemp('empty')
+    chosen, said = choose(empty)
+    assert chosen is None and f'no checkpoint in {empty} yet' in said
+    assert sorted(train(empty, resume=True, seed=1)) == list(range(1, 13))
+    for path in trained.glob('iter_*.pth'):
+        path.write_bytes(b'x')
+    with pytest.raises(CheckpointError, match='nothing to go on from .*iter_12.pth is cut off'):
+        train(trained, resume=True, seed=1)
+
+
+def test_named_checkpoint_must_be_whole(trained):
+    """--resume FILE with a damaged file is an error; another file is not taken instead."""
+    (trained / 'iter_6.pth').write_bytes(b'x' * 100)
+    with pytest.raises(CheckpointError, match='iter_6.pth is cut off'):
+        train(trained, resume=True, seed=1, load_from=str(trained / 'iter_6.pth'))
+    named = train(trained, resume=True, seed=1, load_from=str(trained / 'iter_9.pth'))
+    assert sorted(named) == [10, 11, 12]
+
+
+# ------------------------------------------------------------- writing
+class FullDisk:
+    """Stands in for os.fsync: the disk fills up after some files."""
+
+    def __init__(self, monkeypatch, files):
+        self.left, self.fsync = files, os.fsync
+        monkeypatch.setattr(os, 'fsync', self)
+
+    def __call__(self, handle):
+        if not os.path.isdir(f'/proc/self/fd/{handle}'):  # folders take no space
+            self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.fsync(handle)
+
+
+def test_write_whole_replaces_or_leaves(tmp_path, monkeypatch):
+    """A file is replaced when the new one is whole; a failure leaves the old one and no rest."""
+    path = tmp_path / 'a' / 'file.pth'
+    write_whole(b'old', str(path))
+    write_whole(b'newer', str(path))
+    assert path.read_bytes() == b'newer'
+    FullDisk(monkeypatch, 0)
+    with pytest.raises(OSError, match='No space left'):
+        write_whole(b'newest', str(path))
+    assert path.read_bytes() == b'newer' and os.listdir(path.parent) == ['file.pth']
+
+
+def test_name_never_stands_for_a_part(tmp_path, monkeypatch):
+    """While data is being written the name still stands for the old file."""
+    path, seen, sync = tmp_path / 'file.pth', [], os.fsync
+    write_whole(b'old', str(path))
+
+    def look(handle):
+        seen.append(path.read_bytes())
+        sync(handle)
+
+    monkeypatch.setattr(os, 'fsync', look)
+    write_whole(b'new' * 1000, str(path))
+    assert seen[0] == b'old' and path.read_bytes() == b'new' * 1000
+
+
+@pytest.mark.skipif(not Path('/proc/self/fd').is_dir(), reason='tells folders from files there')
+@pytest.mark.parametrize('keep', [1, 3])
+def test_full_disk(tmp_path, monkeypatch, keep):
+    """The third save fails: one line, and what was saved before is whole and goes on."""
+    hooks = dict(
+        checkpoint=dict(type='SafeCheckpointHook', interval=3, by_epoch=False, max_keep_ckpts=keep)
+    )
+    whole = train(tmp_path / 'whole', seed=1, hooks=hooks)
+    with monkeypatch.context() as patch:
+        FullDisk(patch, 2)
+        with pytest.raises(UserError, match='No space left on device.*iter_6.pth is untouched'):
+            train(tmp_path, seed=1, hooks=hooks)
+    left = sorted(p.name for p in tmp_path.glob('*.*') if p.suffix in ('.pth', '.tmp'))
+    assert left == (['iter_6.pth'] if keep == 1 else ['iter_3.pth', 'iter_6.pth'])
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_6.pth')
+    resumed = train(tmp_path, seed=1, resume=True, hooks=hooks)
+    assert resumed == pytest.approx({k: whole[k] for k in range(7, 13)}, abs=1e-5)
+    assert len(list(tmp_path.glob('iter_*.pth'))) == min(keep, 4)
+
+
+def test_old_best_is_removed_after_the_new(tmp_path, monkeypatch):
+    """The best checkpoint so far stays until the next best is saved."""
+    hook = SafeCheckpointHook(interval=3, by_epoch=False, save_best='acc', max_keep_ckpts=1)
+    runner = Runner(
+        model=Net(),
+        work_dir=str(tmp_path),
+        train_dataloader=dict(dataset=Noise(), batch_size=4, sampler=dict(type='InfiniteSampler')),
+        train_cfg=dict(by_epoch=False, max_iters=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(checkpoint=hook, logger=None),
+        experiment_name=f'best_{time.time_ns()}',
+    )
+    runner.train()
+    hook._save_best_checkpoint(runner, dict(acc=0.1))
+    assert [p.name for p in tmp_path.glob('best_*')] == ['best_acc_iter_1.pth']
+    runner.train_loop._iter = 2
+    with monkeypatch.context() as patch:
+        FullDisk(patch, 0)
+        with pytest.raises(UserError, match='No space left'):
+            hook._save_best_checkpoint(runner, dict(acc=0.2))
+    assert [p.name for p in tmp_path.glob('best_*')] == ['best_acc_iter_1.pth']
+    hook.best_ckpt_path = str(tmp_path / 'best_acc_iter_1.pth')
+    runner.message_hub.update_info('best_score', 0.1)
+    hook.file_backend.waiting.clear()
+    hook._save_best_checkpoint(runner, dict(acc=0.3))
+    assert [p.name for p in tmp_path.glob('best_*')] == ['best_acc_iter_2.pth']
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """A rank whose own loss is finite does not save what another one has spoilt."""
+
+    class Spoil(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 5:
+                runner.model.layers[0].weight.data[0, 0] = float('nan')
+
+    with pytest.raises(UserError, match=r'step 6: layers.0.weight .*iter_3.pth'):
+        train(tmp_path, hooks=dict(spoil=Spoil()))
+    assert [p.name for p in tmp_path.glob('iter_*')] == ['iter_3.pth']
+
+
+def test_other_backends_are_left_alone():
+    """An out_dir elsewhere, or a backend that is asked for, is not overruled."""
+    assert SafeCheckpointHook().backend_args == dict(backend='whole_files')
+    assert SafeCheckpointHook(out_dir='s3://bucket').backend_args is None
+    asked = dict(backend='petrel')
+    assert SafeCheckpointHook(backend_args=asked).backend_args == asked
+
+
+# ------------------------------------------------------------- the real tools
+def test_killed_training_goes_on(shapes, tmp_path):
+    """tools/train.py, killed after step 3, goes on with the losses it would have had."""
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
+
+    def command(work_dir):
+        return [
+            'train.py',
+            'configs/mask_gcvit_xxt_shapes.py',
+            '--work-dir',
+            work_dir,
+            '--data-root',
+            shapes / 'coco',
+            '--resume',
+            '--cfg-options',
+            *iterations(6),
+            *SMALL_RCNN,
+            'train_cfg.val_begin=100',
+            'default_hooks.checkpoint.interval=3',
+            'train_dataloader.batch_size=1',
+            'log_processor.num_digits=7',
+            'log_processor.window_size=1',
+            'randomness.seed=5',
+        ]
+
+    whole = run(*command(tmp_path / 'whole'))
+    process = start(*command(tmp_path / 'killed'))
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / 'killed/iter_3.pth').exists():
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            assert time.monotonic() < deadline, 'no checkpoint within five minutes'
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not (tmp_path / 'killed/iter_6.pth').exists()
+    resumed = run(*command(tmp_path / 'killed'))
+    expected, found = losses(whole), losses(resumed)
+    assert sorted(expected) == [1, 2, 3, 4, 5, 6] and sorted(found) == [4, 5, 6]
+    assert len(set(expected.values())) == 6 and re.search(r'loss: \d+\.\d{7}', whole)
+    assert found == pytest.approx({step: expected[step] for step in found}, abs=1e-5)

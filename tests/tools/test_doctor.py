@@ -1,0 +1,313 @@
+"""The doctor: what it finds wrong, the commands it gives, and that nothing makes it fail."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from support.running import ENV, ROOT
+
+from gcvit_mm import doctor
+
+SCRIPT = ROOT / 'gcvit_mm/doctor.py'
+REQUIRES = [
+    'numpy',
+    'torch>=2.0',
+    'onedl-mmengine<0.11,>=0.10.12; extra == "onedl"',
+    'onedl-mmcv<2.4,>=2.3.6; extra == "onedl"',
+    'onedl-mmdetection<3.6,>=3.5.1; extra == "onedl"',
+    'onedl-mmsegmentation<1.5,>=1.4.2; extra == "onedl"',
+    'onedl-mmpretrain<1.4,>=1.3.6; extra == "onedl"',
+    'mmengine<1.0,>=0.10.3; extra == "openmmlab"',
+    'mmcv<2.2.0,>=2.0.0; extra == "openmmlab"',
+    'mmdet<4.0,>=3.3.0; extra == "openmmlab"',
+    'mmsegmentation<2.0,>=1.2.2; extra == "openmmlab"',
+    'mmpretrain<2.0,>=1.2.0; extra == "openmmlab"',
+]
+COMMON = {'numpy': '2.2.6', 'torch': '2.11.0+cpu', 'torchvision': '0.26.0', 'gcvit_mm': '0.1.0'}
+ONEDL = {
+    **COMMON,
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmdetection': '3.5.1',
+    'onedl-mmsegmentation': '1.4.2',
+    'onedl-mmpretrain': '1.3.6',
+}
+OPENMMLAB = {
+    **COMMON,
+    'mmengine': '0.10.7',
+    'mmcv': '2.1.0',
+    'mmdet': '3.3.0',
+    'mmsegmentation': '1.2.2',
+    'mmpretrain': '1.2.0',
+}
+SYMBOL = '_ZNK3c105Error4whatEv'
+UNDEFINED = f'ImportError: mmcv/_ext.so: undefined symbol: {SYMBOL}'
+
+
+def missing(module):
+    """How Python says that a module is not there."""
+    return dict(error=f"ModuleNotFoundError: No module named '{module}'")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that makes up a machine and returns the rows of the report that matter."""
+
+    def examine(distributions, **probes):
+        probes = {name.replace('__', '.'): value for name, value in probes.items()}
+
+        def probe(names, timeout=0):
+            found = {name: dict(version='1', cuda='not available') for name in names}
+            found['torch'] = dict(version=distributions.get('torch', ''), cuda='', gpus=0)
+            for name in ('numpy', 'torch', 'torchvision'):
+                if name not in distributions:
+                    found[name] = missing(name)
+            for module, names in doctor.MODULES.items():
+                if not set(names) & set(distributions):
+                    found[module] = missing(module)
+            found.update(probes)
+            return found
+
+        def requires(name):
+            return ['numpy', 'torch==2.11.0'] if name == 'torchvision' else REQUIRES
+
+        monkeypatch.setattr(doctor, 'installed', distributions.get)
+        monkeypatch.setattr(doctor, 'probe', probe)
+        monkeypatch.setattr(importlib.metadata, 'requires', requires)
+        return {row.name.split(' (')[0]: row for row in doctor.diagnose() if row.problem}
+
+    return examine
+
+
+def test_both_flavours_are_fine(machine):
+    """Neither flavour alone is a problem."""
+    assert machine(ONEDL) == {}
+    assert machine(OPENMMLAB) == {}
+
+
+def test_plug_in_without_toolboxes_is_fine(machine):
+    """mmengine and mmcv alone do; a missing toolbox is a note."""
+    few = {k: v for k, v in ONEDL.items() if k in (*COMMON, 'onedl-mmengine', 'onedl-mmcv')}
+    assert machine(few, mmcv___ext=missing('mmcv._ext')) == {}
+    few.pop('onedl-mmcv')
+    rows = machine(few)
+    assert rows['mmcv'].problem == 'not installed'
+    assert rows['mmcv'].fix == "pip install 'onedl-mmcv<2.4,>=2.3.6'"
+
+
+def test_both_flavours_at_once(machine):
+    """Two distributions of one module: both go, one comes back."""
+    rows = machine({**ONEDL, 'mmcv': '2.1.0'})
+    assert set(rows) == {'mmcv'}
+    assert 'onedl-mmcv and mmcv are both installed' in rows['mmcv'].problem
+    assert rows['mmcv'].fix == (
+        "pip uninstall -y onedl-mmcv mmcv && pip install 'onedl-mmcv<2.4,>=2.3.6'"
+    )
+
+
+def test_mixed_flavours(machine):
+    """One module of the other flavour."""
+    mixed = {**ONEDL, 'mmdet': '3.3.0'}
+    mixed.pop('onedl-mmdetection')
+    rows = machine(mixed)
+    assert set(rows) == {'mmdet'}
+    assert 'of another flavour than the rest (onedl)' in rows['mmdet'].problem
+    assert rows['mmdet'].fix.startswith('pip uninstall -y mmdet && pip install ')
+
+
+def test_mmcv_that_mmdet_refuses(machine):
+    """mmcv 2.2 under open-mmlab's mmdet 3.3: the range of the extra, and what mmdet says."""
+    refusal = 'AssertionError: MMCV==2.2.0 is used but incompatible. Please install mmcv<2.2.0'
+    rows = machine({**OPENMMLAB, 'mmcv': '2.2.0'}, mmdet=dict(error=refusal))
+    assert rows['mmcv'].fix == "pip install 'mmcv<2.2.0,>=2.0.0'"
+    assert rows['mmdet'].problem == refusal and rows['mmdet'].fix == 'mend what stands above'
+
+
+@pytest.mark.parametrize(
+    'name, version',
+    [('torch', '1.13.1'), ('onedl-mmengine', '0.10.7'), ('onedl-mmpretrain', '1.4.0')],
+)
+def test_ranges_are_those_of_the_package(machine, name, version):
+    """What setup.py asks for is what the doctor asks for."""
+    rows = machine({**ONEDL, name: version}, torchvision=dict(version='1'))
+    wanted = next(r for r in REQUIRES if re.match(rf'{name}[<>=]', r)).split(';')[0]
+    assert any(row.fix == f"pip install '{wanted}'" for row in rows.values())
+
+
+def test_ops_of_another_torch(machine):
+    """The symbol is named and the command compiles afresh, past pip's cache of wheels."""
+    rows = machine(ONEDL, mmcv___ext=dict(error=UNDEFINED))
+    row = rows['ops of mmcv']
+    assert row.problem == f'built for another torch (undefined symbol {SYMBOL})'
+    assert '--no-cache-dir' in row.fix and 'onedl-mmcv==2.3.6' in row.fix
+    assert 'FORCE_CUDA=0' in row.fix
+
+
+def test_ops_missing(machine):
+    """mmdet and mmseg need the ops; a package without them cannot be trained with."""
+    rows = machine(ONEDL, mmcv___ext=missing('mmcv._ext'))
+    assert rows['ops of mmcv'].problem == 'mmdet and mmseg need them'
+
+
+def test_ops_without_cuda(machine):
+    """There is a GPU and torch uses it, but the ops are for the CPU."""
+    torch = dict(version='2.11.0', cuda='13.0', gpus=1)
+    rows = machine(ONEDL, torch=torch)
+    assert rows['ops of mmcv'].problem == 'built without CUDA, but there is a GPU'
+    assert 'FORCE_CUDA=1' in rows['ops of mmcv'].fix
+    assert machine(ONEDL, torch=torch, mmcv___ext=dict(version='', cuda='13.0')) == {}
+
+
+def test_torchvision_of_another_torch(machine):
+    """torchvision itself says which torch it was built for."""
+    rows = machine({**ONEDL, 'torch': '2.10.0'})
+    assert set(rows) == {'torchvision'}
+    assert rows['torchvision'].problem == 'built for torch==2.11.0, not 2.10.0'
+    assert rows['torchvision'].fix == "pip install 'torch==2.11.0'"
+
+
+def test_broken_torch_comes_first(machine):
+    """What fails because torch does has torch as its fix."""
+    broken = dict(error='ImportError: libcudart.so.13: cannot open shared object file')
+    rows = machine(ONEDL, torch=broken, torchvision=broken, mmcv___ext=broken, mmdet=broken)
+    assert rows['torch'].fix == 'pip install --force-reinstall torch==2.11.0'
+    assert rows['torchvision'].fix == rows['ops of mmcv'].fix == 'mend torch first, then look again'
+    assert rows['mmdet'].fix == 'mend what stands above'
+    rows = machine(ONEDL, torchvision=broken)
+    assert rows['torchvision'].fix == (
+        'pip install --force-reinstall --no-deps torchvision==0.26.0'
+    )
+
+
+def test_torch_without_torchvision(machine):
+    """torch 2.13 has no torchvision yet: the fix is an older torch."""
+    new = {**ONEDL, 'torch': '2.13.0'}
+    new.pop('torchvision')
+    rows = machine(new)
+    assert 'no torchvision yet' in rows['torchvision'].problem
+    assert rows['torchvision'].fix == "pip install 'torch<2.13' torchvision"
+
+
+def test_numpy_too_new_for_torch(machine):
+    """torch before 2.3 was built for numpy 1."""
+    versions = {'numpy': dict(version='2.2.6'), 'torchvision': dict(error='')}
+    rows = machine({**OPENMMLAB, 'torch': '2.1.2'}, **versions)
+    assert rows['numpy'].problem == 'torch 2.1 was built for numpy 1'
+    assert rows['numpy'].fix == "pip install 'numpy<2'"
+    versions['numpy'] = dict(version='1.24.4')
+    assert 'numpy' not in machine({**OPENMMLAB, 'torch': '2.1.2'}, **versions)
+    versions['numpy'] = dict(version='2.2.6')
+    assert 'numpy' not in machine({**OPENMMLAB, 'torch': '2.3.0'}, **versions)
+
+
+def test_nothing_is_installed(machine):
+    """An empty environment: a problem and a command for all that is needed."""
+    rows = machine({}, **{'mmcv___ext': missing('mmcv')})
+    assert {'numpy', 'torch', 'torchvision', 'mmengine', 'mmcv'} <= set(rows)
+    assert all(row.fix for row in rows.values())
+
+
+def test_broken_imports_have_a_fix(machine):
+    """A toolbox that is there but does not import: its error, and the command that renews it."""
+    rows = machine(ONEDL, mmseg=dict(error="ModuleNotFoundError: No module named 'ftfy'"))
+    assert rows['mmseg'].problem.endswith("'ftfy'")
+    assert rows['mmseg'].fix == (
+        'pip install --force-reinstall --no-deps onedl-mmsegmentation==1.4.2'
+    )
+
+
+def test_report(machine, capsys):
+    """Status 1 and one 'error:' a problem; status 0 and none when all is well."""
+    machine({**ONEDL, 'mmcv': '2.1.0'})
+    assert doctor.main() == 1
+    output = capsys.readouterr().out
+    assert output.count('error: ') == 1 and output.count('  fix: ') == 1
+    machine(ONEDL)
+    assert doctor.main() == 0
+    assert 'everything fits together' in capsys.readouterr().out
+
+
+# ------------------------------------------------------------- processes
+def test_probe_survives_what_it_imports(tmp_path, monkeypatch):
+    """A module that kills Python, exits, or prints: the ones after it are still looked at."""
+    (tmp_path / 'kills.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGSEGV)')
+    (tmp_path / 'exits.py').write_text('raise SystemExit(3)')
+    (tmp_path / 'talks.py').write_text('print("hello"); __version__ = "1.5"')
+    (tmp_path / 'wrong.py').write_text('raise ValueError("two\\nlines")')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    found = doctor.probe(['kills', 'exits', 'talks', 'wrong', 'absent_module'])
+    assert found['kills']['error'] == 'importing it ends Python (status -11)'
+    assert found['exits']['error'] == 'SystemExit: 3'
+    assert found['talks'] == dict(version='1.5')
+    assert found['wrong']['error'] == 'ValueError: two lines'
+    assert doctor.not_found(found['absent_module']['error'], 'absent_module')
+
+
+def test_probe_does_not_wait_for_ever(tmp_path, monkeypatch):
+    """A module that hangs is reported like one that ends Python."""
+    (tmp_path / 'hangs.py').write_text('import time; time.sleep(600)')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    assert 'no answer within 2 s' in doctor.probe(['hangs'], timeout=2)['hangs']['error']
+
+
+BLOCK = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[2].split(',')))
+import runpy
+runpy.run_path(sys.argv[1], run_name='__main__')
+"""
+
+
+def test_runs_without_rich_and_packaging():
+    """Where not even the helpers are there: plain lines, and the ranges are not known."""
+    done = subprocess.run(
+        [sys.executable, '-c', BLOCK, str(SCRIPT), 'rich,rich.console,packaging'],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert 'Traceback' not in done.stdout
+    assert done.returncode == 1
+    assert 'error: gcvit_mm: its requirements cannot be read' in done.stdout
+
+
+def test_runs_in_an_empty_environment():
+    """A Python without any package (-S -I): every part is missing, and nothing fails."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
+    probe_alone = 'import sys; sys.argv = ["doctor"]; import runpy; '
+    probe_alone += f'r = runpy.run_path({str(SCRIPT)!r}); '
+    # the children of the doctor must be as bare as it is
+    probe_alone += 'run = r["subprocess"].run; '
+    probe_alone += 'r["subprocess"].run = lambda c, **k: run([c[0], "-I", "-S", *c[1:]], **k); '
+    probe_alone += 'sys.exit(r["main"]())'
+    done = subprocess.run(
+        [sys.executable, '-I', '-S', '-c', probe_alone],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert 'Traceback' not in done.stdout, done.stdout
+    assert done.returncode == 1
+    assert 'error: torch: not installed' in done.stdout
+    assert 'fix: pip install onedl-mmcv' in done.stdout
+
+
+@pytest.mark.parametrize('command', [['-m', 'gcvit_mm', 'doctor'], [str(SCRIPT)]])
+def test_command_line(command):
+    """python -m gcvit_mm doctor reports on the environment that runs these tests."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=ENV,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert 'Traceback' not in done.stdout, done.stdout
+    assert importlib.metadata.version('torch') in done.stdout
+    assert done.returncode == int('error: ' in done.stdout)

@@ -1,0 +1,193 @@
+"""Bad input to the tools: one line that names the thing and the fix, and a status that is not 0."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from support.gcvit_reference import nvlabs_classifier_state
+from support.running import ROOT, one_line_error, run
+
+from gcvit_mm import GCViT, UserError, cli
+
+CONFIG = 'configs/mask_gcvit_xxt_shapes.py'
+
+
+def test_wrong_config_path():
+    """A misspelt config is named, with the nearest that exists."""
+    error = one_line_error('train.py', 'configs/mask_gcvit_xxt_shape.py')
+    assert 'mask_gcvit_xxt_shape.py does not exist' in error
+    assert 'did you mean configs/mask_gcvit_xxt_shapes.py?' in error
+
+
+def test_missing_data(tmp_path):
+    """Missing data is named before anything is built."""
+    error = one_line_error('train.py', CONFIG, '--data-root', tmp_path / 'nowhere')
+    assert f'{tmp_path}/nowhere/annotations/instances_train2017.json does not exist' in error
+    assert '--data-root' in error
+
+
+def test_missing_checkpoint(shapes, tmp_path):
+    """A missing checkpoint is named by the test tool, alone and distributed."""
+    missing = tmp_path / 'none.pth'
+    options = ['--data-root', shapes / 'coco']
+    assert f'{missing} does not exist' in one_line_error('test.py', CONFIG, missing, *options)
+    distributed = one_line_error('dist_test.sh', CONFIG, missing, 2, *options)
+    assert f'{missing} does not exist' in distributed
+
+
+def test_dist_train_checks_first(tmp_path):
+    """dist_train.sh shows the one line, not the reports of its processes."""
+    error = one_line_error('dist_train.sh', 'configs/nothing.py', 2)
+    assert 'configs/nothing.py does not exist' in error
+    error = one_line_error('dist_train.sh', CONFIG, 2, '--data-root', tmp_path)
+    assert 'instances_train2017.json does not exist' in error
+    assert "got 'many'" in one_line_error('dist_train.sh', CONFIG, 'many')
+
+
+def test_unreachable_weights(shapes, tmp_path):
+    """Released weights that cannot be fetched: which file, where to put it, how to do without."""
+    error = one_line_error(
+        'train.py',
+        'configs/mask_gcvit_t_1x.py',
+        '--data-root',
+        shapes / 'coco',
+        '--cfg-options',
+        'model.backbone.init_cfg.checkpoint=http://127.0.0.1:9/gcvit_1k_tiny.pth.tar',
+        env=dict(TORCH_HOME=str(tmp_path)),
+    )
+    assert 'http://127.0.0.1:9/gcvit_1k_tiny.pth.tar' in error
+    assert f'put it at {tmp_path}/hub/checkpoints/gcvit_1k_tiny.pth.tar' in error
+    assert 'model.backbone.init_cfg=None' in error
+
+
+def test_wrong_checkpoint(shapes, tmp_path):
+    """A checkpoint of something else is refused instead of evaluated."""
+    torch.save(dict(state_dict={'some.weight': torch.zeros(3)}), tmp_path / 'other.pth')
+    error = one_line_error(
+        'test.py',
+        CONFIG,
+        tmp_path / 'other.pth',
+        '--work-dir',
+        tmp_path,
+        '--data-root',
+        shapes / 'coco',
+    )
+    assert 'does not fit the MaskRCNN' in error and 'some.weight' in error
+
+
+def test_no_masks_under_tta(shapes, tmp_path):
+    """mmdet cannot merge masks: said before anything runs."""
+    torch.save({}, tmp_path / 'any.pth')
+    error = one_line_error(
+        'test.py', CONFIG, tmp_path / 'any.pth', '--tta', '--data-root', shapes / 'coco'
+    )
+    assert '--tta' in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_amp_needs_a_gpu(shapes):
+    """mmengine's mixed precision does not run on the CPU."""
+    error = one_line_error('train.py', CONFIG, '--amp', '--data-root', shapes / 'coco')
+    assert '--amp needs a GPU' in error
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    """Three processes for two GPUs are refused; on a machine without GPUs any number runs."""
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    with pytest.raises(UserError, match='3 processes but 2 GPU'):
+        cli.check_devices()
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    cli.check_devices()
+
+
+def test_amp_and_scaling_options(monkeypatch):
+    """--amp and --auto-scale-lr change what mmengine reads."""
+    import sys
+
+    import train
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = cli.load_config(str(ROOT / CONFIG))
+    monkeypatch.setattr(sys, 'argv', ['train.py', CONFIG, '--amp', '--auto-scale-lr'])
+    train.apply_options(cfg, train.parse_args())
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
+    assert cfg.auto_scale_lr.enable is True
+
+
+def test_use_cpu_replaces_what_needs_a_gpu():
+    """SyncBN becomes BN everywhere, nccl becomes gloo."""
+    cfg = Config.fromfile(ROOT / 'configs/cascade_gcvit_t_3x.py')
+    cfg.launcher = 'pytorch'
+    cli.use_cpu(cfg)
+    assert 'SyncBN' not in cfg.pretty_text
+    assert cfg.env_cfg.dist_cfg.backend == 'gloo'
+    assert cfg.model_wrapper_cfg.device_ids is None
+
+
+def test_data_root_moves_every_path():
+    """Datasets and the annotation file of the metric move together."""
+    cfg = Config.fromfile(ROOT / 'configs/mask_gcvit_t_1x.py')
+    cli.replace_data_root(cfg, '/elsewhere/')
+    assert cfg.train_dataloader.dataset.data_root == '/elsewhere/'
+    assert cfg.val_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'
+    assert 'data/coco' not in cfg.pretty_text
+
+
+def test_broken_config(tmp_path):
+    """A config with a syntax error, or without a model, is named."""
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    (tmp_path / 'empty.py').write_text('a = 1')
+    with pytest.raises(UserError, match='broken.py cannot be read'):
+        cli.load_config(str(tmp_path / 'broken.py'))
+    with pytest.raises(UserError, match='has no model'):
+        cli.load_config(str(tmp_path / 'empty.py'))
+
+
+def test_predict_refuses_bad_pictures(tmp_path):
+    """Missing and damaged pictures are named before the model is built."""
+    import cv2
+    import numpy as np
+    import predict
+
+    good, bad = tmp_path / 'good.png', tmp_path / 'bad.png'
+    cv2.imwrite(str(good), np.zeros((4, 4, 3), np.uint8))
+    bad.write_bytes(b'no picture')
+    predict.check_images([str(good)])
+    with pytest.raises(UserError, match='bad.png cannot be read'):
+        predict.check_images([str(good), str(bad)])
+    with pytest.raises(UserError, match='none.png does not exist'):
+        predict.check_images([str(tmp_path / 'none.png')])
+    with pytest.raises(UserError, match='two images are called good.png'):
+        predict.check_images([str(good), str(good)])
+
+
+def test_convert_checkpoint(tmp_path):
+    """A released classifier becomes a file whose backbone and head keys are ours."""
+    model = GCViT('xxtiny')
+    source, target = tmp_path / 'gcvit.pth.tar', tmp_path / 'converted.pth'
+    state = nvlabs_classifier_state(model, num_classes=10)
+    torch.save(dict(state_dict=state, epoch=3), source)
+    output = run('convert_checkpoint.py', source, target)
+    assert "the authors' GC ViT layout" in output and 'CC BY-NC-SA' in output
+    converted = torch.load(target)['state_dict']
+    assert torch.equal(converted['head.fc.weight'], state['head.weight'])
+    assert {k for k in converted if not k.startswith('backbone.')} == {
+        'head.fc.weight',
+        'head.fc.bias',
+    }
+    loaded = GCViT('xxtiny', init_cfg=dict(type='Pretrained', checkpoint=str(target)))
+    loaded.init_weights()
+    assert torch.equal(loaded.norm3.weight, state['norm.weight'])
+
+    assert 'exists' in one_line_error('convert_checkpoint.py', source, target)
+    error = one_line_error('convert_checkpoint.py', tmp_path / 'none', tmp_path / 'x.pth')
+    assert 'none does not exist' in error
+    assert not (tmp_path / 'x.pth').exists()
+
+
+def test_get_flops_prints_parts():
+    """The parts and the parameters are printed."""
+    output = run('get_flops.py', CONFIG, '--shape', 64, 96)
+    assert 'backbone' in output and 'mask_head' in output and 'parameters: ' in output

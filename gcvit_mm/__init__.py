@@ -12,10 +12,13 @@ try:
     from .engine import CheckedOptimWrapperConstructor
     from .errors import CheckpointError, UserError
     from .necks import GroupNeck
+    from .ops import stand_in
     from .version import __version__
+
+    stand_in()
 except Exception:
-    # 'python -m gcvit_mm doctor' is there to say what is missing or broken.
-    if sys.argv[:2] != ['-m', 'doctor']:
+    # 'python -m gcvit_mm doctor' is there to say what is missing or broken; 'ops' says it itself.
+    if sys.argv[:2] not in (['-m', 'doctor'], ['-m', 'ops']):
         raise
 
 __all__ = [

@@ -9,12 +9,15 @@ import sys
 
 from .version import __version__
 
-# 'python -m gcvit_mm doctor' is there for environments in which the rest does not import.
-if sys.argv[:2] != ['-m', 'doctor']:
+# 'python -m gcvit_mm doctor' and 'ops' are there for environments in which the rest does not import.
+if sys.argv[:2] not in (['-m', 'doctor'], ['-m', 'ops']):
     from .backbones import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
     from .engine import CheckedOptimWrapperConstructor
     from .errors import CheckpointError, UserError
     from .necks import GroupNeck
+    from .ops import stand_in
+
+    stand_in()
 
 __all__ = [
     'CheckedOptimWrapperConstructor',

@@ -1,11 +1,12 @@
-"""``python -m gcvit_mm doctor`` and ``python -m gcvit_mm check-data CONFIG``."""
+"""``python -m gcvit_mm``: ``doctor``, ``check-data CONFIG`` and ``ops``."""
 
 import sys
 
 USAGE = """usage: python -m gcvit_mm COMMAND
 
   doctor              what is installed, whether it fits together, how to mend it
-  check-data CONFIG   what is wrong with the data of a config (--help says more)"""
+  check-data CONFIG   what is wrong with the data of a config (--help says more)
+  ops                 whose operators mmcv.ops uses (--help: for every program)"""
 
 
 def main() -> int:
@@ -19,6 +20,10 @@ def main() -> int:
         from gcvit_mm.cli.check_data import main as check_data
 
         return check_data(sys.argv[2:])
+    if command == 'ops':
+        # by its path, as doctor
+        folder = osp.dirname(osp.abspath(__file__))
+        return runpy.run_path(osp.join(folder, 'ops', 'installed.py'))['main'](sys.argv[2:])
     asked = command in ('-h', '--help')
     print(USAGE, file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

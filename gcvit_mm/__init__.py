@@ -9,7 +9,7 @@ import sys
 
 from .version import __version__
 
-# 'python -m gcvit_mm doctor' and 'ops' are there for environments in which the rest does not import.
+# 'python -m gcvit_mm doctor' and 'ops' are there for where the rest does not import.
 if sys.argv[:2] not in (['-m', 'doctor'], ['-m', 'ops']):
     from .backbones import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
     from .engine import CheckedOptimWrapperConstructor

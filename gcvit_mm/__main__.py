@@ -21,9 +21,9 @@ def main() -> int:
 
         return check_data(sys.argv[2:])
     if command == 'ops':
-        # by its path, as doctor
-        folder = osp.dirname(osp.abspath(__file__))
-        return runpy.run_path(osp.join(folder, 'ops', 'installed.py'))['main'](sys.argv[2:])
+        from gcvit_mm.ops.installed import main as ops
+
+        return ops(sys.argv[2:])
     asked = command in ('-h', '--help')
     print(USAGE, file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

@@ -25,7 +25,7 @@ from gcvit_mm.visualization import Placement, attention_maps, find_blocks
 from gcvit_mm.visualization import paint as paint_maps
 
 
-def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_config_arguments(parser)

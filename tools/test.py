@@ -14,11 +14,9 @@ from mmengine.evaluator import DumpResults
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.datacheck.check import check_classes
-from gcvit_mm.datacheck.folders import check_data
 
 
-def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_run_arguments(parser)
@@ -78,9 +76,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.prepare(cfg, args)
     cli.check_file(args.checkpoint, 'checkpoint')
-    check_data(cfg, 'test_dataloader')
-    if not (cfg.get('test_evaluator') or {}).get('format_only'):  # a test set without annotations
-        check_classes(cfg, 'test_dataloader')
+    cli.preflight(cfg, 'test_dataloader')
     if args.check:
         return
     if args.show_dir:

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier
+from filelock import FileLock
 from mmengine.logging import HistoryBuffer
 
 from ..compat import load_weights_only
@@ -29,8 +29,8 @@ HISTORY_METHODS = ('min', 'max', 'current', 'mean')
 def download(url: str) -> str:
     """Return the local copy of a released checkpoint, downloading it once.
 
-    It is kept in ``torch.hub``'s checkpoint folder, under its own name. In distributed runs
-    one process a machine downloads and the others wait.
+    It is kept in ``torch.hub``'s checkpoint folder, under its own name. Of several processes that
+    want it one downloads and the others wait.
 
     Args:
         url: Address of the file.
@@ -40,21 +40,19 @@ def download(url: str) -> str:
     """
     folder = osp.join(torch.hub.get_dir(), 'checkpoints')
     path = osp.join(folder, osp.basename(urlparse(url).path))
-    failure = None
-    if not osp.exists(path) and os.environ.get('LOCAL_RANK', '0') == '0':
-        try:
-            os.makedirs(folder, exist_ok=True)
-            torch.hub.download_url_to_file(url, path)
-        except OSError as error:
-            failure = error
-    barrier()
-    if not osp.exists(path):
-        reason = f' ({failure})' if failure else ''
+    if osp.exists(path):
+        return path
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with FileLock(f'{path}.lock'):
+            if not osp.exists(path):
+                torch.hub.download_url_to_file(url, path)
+    except OSError as error:
         raise CheckpointError(
-            f'cannot download {url}{reason}: fetch that file on a machine with internet access '
+            f'cannot download {url} ({error}): fetch that file on a machine with internet access '
             f'and put it at {path}, or train from scratch with '
             '--cfg-options model.backbone.init_cfg=None'
-        )
+        ) from error
     return path
 
 

@@ -5,9 +5,10 @@ from .config import load_config, replace_data_root
 from .devices import check_devices, use_cpu
 from .preflight import (
     check_file,
-    check_pretrained,
     check_restarts,
     check_strategy,
+    fetch_pretrained,
+    preflight,
     prepare,
 )
 from .runner import build_model, build_runner
@@ -22,10 +23,11 @@ __all__ = [
     'build_runner',
     'check_devices',
     'check_file',
-    'check_pretrained',
     'check_restarts',
     'check_strategy',
+    'fetch_pretrained',
     'load_config',
+    'preflight',
     'prepare',
     'replace_data_root',
     'run_tool',

@@ -62,8 +62,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             raise UserError('--amp needs a GPU: leave it out to train on the CPU')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.dtype = args.amp
-        if args.amp == 'float16':
-            cfg.optim_wrapper.loss_scale = 'dynamic'
+        # bfloat16 reaches as far as float32 and needs no scale
+        cfg.optim_wrapper.loss_scale = 'dynamic' if args.amp == 'float16' else dict(enabled=False)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr: this config names no auto_scale_lr.base_batch_size')

@@ -1,6 +1,7 @@
 """Multi-scale deformable attention (arXiv 2010.04159), with or without mmcv's compiled op."""
 
-import importlib.util
+import functools
+import importlib
 import math
 from typing import Sequence, Tuple
 
@@ -16,12 +17,14 @@ DEFORM_IMPLS = ('auto', 'mmcv', 'torch')
 Sizes = Sequence[Tuple[int, int]]
 
 
+@functools.lru_cache(maxsize=None)
 def has_mmcv_op() -> bool:
-    """Tell whether mmcv's compiled operators can be imported."""
+    """Tell whether mmcv's operators were compiled for GPUs; what is not compiled is not faster."""
     try:
-        return importlib.util.find_spec('mmcv._ext') is not None
-    except (ImportError, ValueError):
+        extension = importlib.import_module('mmcv._ext')
+    except ImportError:  # also one that was compiled for another torch
         return False
+    return extension.get_compiling_cuda_version() != 'not available'
 
 
 def to_map(x: Tensor, size: Tuple[int, int]) -> Tensor:
@@ -172,7 +175,7 @@ class DeformableAttention(nn.Module):
         can = value.is_cuda and has_mmcv_op()
         if self.impl == 'mmcv' and not can:
             raise UserError(
-                "deform_impl='mmcv' needs a GPU and mmcv with compiled operators: build mmcv for "
-                "this torch, or set deform_impl='auto'"
+                "deform_impl='mmcv' needs a GPU, and mmcv with operators compiled for it: build mmcv "
+                "again, or set deform_impl='auto'"
             )
         return can and not is_compiling()

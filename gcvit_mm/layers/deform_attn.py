@@ -175,7 +175,7 @@ class DeformableAttention(nn.Module):
         can = value.is_cuda and has_mmcv_op()
         if self.impl == 'mmcv' and not can:
             raise UserError(
-                "deform_impl='mmcv' needs a GPU, and mmcv with operators compiled for it: build mmcv "
-                "again, or set deform_impl='auto'"
+                "deform_impl='mmcv' needs a GPU, and mmcv with operators compiled for it: build "
+                "mmcv so, or set deform_impl='auto'"
             )
         return can and not is_compiling()

@@ -22,7 +22,7 @@ def by_grid_sample(
         F.grid_sample(part.reshape(*part.shape[:2], *size), grids[:, :, level], align_corners=False)
         for level, (part, size) in enumerate(zip(parts, sizes))
     ]
-    weights = weights.transpose(1, 2).reshape(b * heads, 1, queries, -1)
+    weights = weights.transpose(1, 2).flatten(3).flatten(0, 1)[:, None]
     summed = (torch.cat(samples, -1) * weights).sum(-1)  # (B * heads, d, Q)
     return summed.view(b, heads * d, queries).transpose(1, 2)
 

@@ -273,9 +273,6 @@ def pool_max(
     bins, channels = geometry.bins, table.shape[1]
     for boxes, y, x in max_portions(rois, geometry, channels):
         columns = x.low.shape[2]
-        if not y.low.shape[2] * columns:
-            argmax_y[boxes] = -1
-            continue
         y, x = over_grid(y, 0), over_grid(x, 1)
         images = rois[boxes, 0].long().view(-1, 1, 1, 1, 1)
         value = torch.stack(
@@ -315,8 +312,6 @@ def max_backward(
     for boxes, y, x in max_portions(rois, geometry, channels):
         shape = (len(boxes), channels, *geometry.bins)
         none = argmax_y[boxes] < 0
-        if not y.low.shape[2] * x.low.shape[2]:
-            continue
         row, column = (
             Samples(*(chosen(t, argmax[boxes], axis, shape) for t in samples))
             for axis, samples, argmax in ((0, y, argmax_y), (1, x, argmax_x))

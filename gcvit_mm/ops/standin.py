@@ -37,6 +37,8 @@ OPERATORS: Dict[str, Tuple[str, Tuple[str, ...], Tuple[str, ...]]] = {
     'roi_align_backward': ('roi_align', _NONE, _ALL),
     'roi_pool_forward': ('roi_pool', _NONE, _ALL),
     'roi_pool_backward': ('roi_pool', _NONE, _ALL),
+    'deform_roi_pool_forward': ('deform_roi_pool', _NONE, _ALL),
+    'deform_roi_pool_backward': ('deform_roi_pool', _NONE, _ALL),
     'deform_conv_forward': ('deform_conv', _NONE, _ALL),
     'deform_conv_backward_input': ('deform_conv', _NONE, _ALL),
     'deform_conv_backward_parameters': ('deform_conv', _NONE, _ALL),

@@ -136,15 +136,14 @@ def record(used: set) -> None:
     setattr(attention, plain.__name__, noting_attention)  # noqa: B010
 
 
-def run(zoo: str, path: str, side: int) -> Tuple[str, str]:
+def run(zoo: str, path: str, side: int, used: set) -> Tuple[str, str]:
     """Build a config and run it forward; the state and the detail of :class:`Result`."""
     import torch
     from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
 
-    used: set = set()
-    record(used)
+    used.clear()
     cfg = Config.fromfile(path)
     init_default_scope(cfg.get('default_scope', zoo))
     if not side:  # what the config is for
@@ -198,9 +197,11 @@ def child(zoo: str, path: str, pipe: Any) -> None:
     # mmcv's SyncBatchNorm asks for a group when it is built
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     os.chdir(osp.dirname(zoo_folder(zoo)))  # some configs name others from here
+    used: set = set()
+    record(used)
     for side in SIDES[zoo]:
         try:
-            answer = run(zoo, path, side)
+            answer = run(zoo, path, side, used)
         except BaseException as error:
             answer = reason(error)
         if answer[0] != 'other':

@@ -115,11 +115,12 @@ def deform_conv_backward_input(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Write the gradients of input and offset."""
+    """Write the gradients of input and offset; the buffer keeps that of the weight."""
     steps = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
     grads = convolve(steps, input, weight, offset, grad=gradOutput)
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
+    columns.resize_(weight.shape).copy_(grads[1])
 
 
 def deform_conv_backward_parameters(
@@ -144,9 +145,11 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Add the gradient of the weight, times ``scale``."""
     steps = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    # the kernel reads only the shape of a weight for the gradient of that weight
-    weight = gradWeight.detach()
-    gradWeight += scale * convolve(steps, input, weight, offset, grad=gradOutput)[1]
+    grad = columns  # of deform_conv_backward_input, which mmcv calls first where it calls it
+    if grad.shape != gradWeight.shape:
+        # the kernel reads only the shape of a weight for the gradient of that weight
+        grad = convolve(steps, input, gradWeight, offset, grad=gradOutput)[1]
+    gradWeight += scale * grad
 
 
 def modulated_deform_conv_forward(

@@ -112,6 +112,17 @@ def test_attention_is_the_definition(ours, spread, how):
     )
 
 
+@pytest.mark.parametrize('place', [1e30, float('inf'), -float('inf'), float('nan')])
+def test_attention_far_away(ours, place):
+    """A point that is nowhere gives nothing, and no NaN."""
+    value, locations, weights = attention(1, 1, 1, 1, 3)
+    with torch.no_grad():
+        locations.fill_(place)
+    y = run_module(ours, value, locations, weights)
+    grads = torch.autograd.grad(y.sum(), (value, weights))
+    assert all(t.abs().sum() == 0 for t in (y, *grads))
+
+
 def test_attention_on_pixels(ours):
     """At the centre of a pixel it is that pixel."""
     value, locations, weights = attention(1, 1, 1, 1, 3)
@@ -171,10 +182,15 @@ def test_layer(ours):
 
 
 def test_forms_of_attention_agree():
-    """Row by row, and level by level."""
+    """Row by row, and level by level; the latter is what is traced."""
+    traced = torch.jit.trace(
+        lambda value, *rest: deform_attn.sample(value, SIZES, *rest),
+        tuple(leaf.detach() for leaf in attention()),
+    )
+    assert 'grid_sampler' in str(traced.graph)
     leaves = attention(spread=1.6)
     results = []
-    for form in (deform_attn.by_rows, deform_attn.by_grid_sample):
+    for form in (deform_attn.sample, deform_attn.by_grid_sample):
         y = form(leaves[0], SIZES, *leaves[1:])
         results.append([y, *torch.autograd.grad(y.sin().sum(), leaves)])
     torch.testing.assert_close(*results)

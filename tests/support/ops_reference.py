@@ -199,7 +199,7 @@ def deform_conv(x, offset, mask, weight, bias, stride, padding, dilation, groups
 
 def zero_padded(plane, y, x):
     """Planes (..., H, W) between pixels, and 0 outside of them."""
-    y0, x0 = math.floor(float(y)), math.floor(float(x))
+    y0, x0 = math.floor(float(y.detach())), math.floor(float(x.detach()))
     total = plane.new_zeros(plane.shape[:-2])
     for row, of_row in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
         for column, of_column in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..layers.window import is_compiling
+from ..compat import is_compiling
 from .boxes import widened
 from .roi_align import transposed_sum
 

@@ -477,6 +477,23 @@ def test_different_mathematics_are_not_timed(monkeypatch):
         tool.main([TINY, '--against', 'transcription', '--size', '64', '64'])
 
 
+def test_later_failure_loses_no_figure(tmp_path, monkeypatch):
+    """What was measured before a bar that fails stands in the files."""
+    bars = [suites.Bar(TINY, None, 'ms', limit) for limit in (1.0, 2.0, 3.0)]
+
+    def measured(bar, setting):
+        if bar.limit == 3.0:
+            raise RuntimeError('out of memory')
+        return bar.limit, None
+
+    monkeypatch.setitem(suites.SUITES, 'cpu', bars)
+    monkeypatch.setattr(comparing, 'measure', measured)
+    with pytest.raises(RuntimeError, match='out of memory'):
+        run(tmp_path, '--suite', 'cpu')
+    rows = json.loads((tmp_path / 'out.json').read_text())['bars']
+    assert [row['value'] for row in rows] == [1.0, 2.0]
+
+
 def test_suite(tmp_path, monkeypatch, capsys):
     """Values, limits and verdicts; a missed bar ends with status 1, after the files."""
     other = "GCViT(arch='xxtiny', out_indices=(0,))"

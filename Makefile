@@ -6,7 +6,7 @@ unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-openmmlab lint docs clean clean-env
+.PHONY: help setup demo test test-openmmlab gpu lint docs clean clean-env
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -31,6 +31,9 @@ test-openmmlab: ## run the core of the tests on the last open-mmlab releases, in
 	@bash tools/setup_openmmlab.sh
 	@source .venv-openmmlab/bin/activate && python -m pytest -p no:cacheprovider \
 		-n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(CORE) $(ARGS)
+
+gpu: ## measure what only a GPU can show into gpu.json; make gpu PART=2 for one part of eight
+	@$(or $(PYTHON),$(PY)) tools/gpu_report.py $(if $(PART),--part $(PART))
 
 lint: setup ## check style and types
 	@$(PY) -m ruff check .

@@ -13,6 +13,8 @@ from .rel_pos import RelativePositionBias
 from .tracing import is_compiling, known_equal
 from .window import Size, crop, key_mask, merge, pad_to_windows, partition
 
+# Windows of a batch are an axis of the grids of CUDA's kernels, which hold no more.
+LARGEST_BATCH = 65535
 # Once for the whole process: a switch around every call would cost more than it saves.
 keep_cudnn_attention_out()
 
@@ -57,6 +59,8 @@ def attention(
         scale = d**-0.5 if scale is None else scale
         q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in (q, k, v))
         return attention(q, k, v, bias, scale, dropout)[..., :e]
+    if q.is_cuda and q.shape[0] > LARGEST_BATCH:
+        return attention_in_parts(q, k, v, bias, scale, dropout, LARGEST_BATCH)
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
     bias = bias.to(q.dtype)
@@ -66,6 +70,23 @@ def attention(
             return RecomputedAttention.apply(q, k, v, bias, d**-0.5 if scale is None else scale)
     bias = bias.expand(q.shape[0], -1, -1, -1)
     return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
+
+
+def attention_in_parts(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Optional[Tensor],
+    scale: Optional[float],
+    dropout: float,
+    most: int,
+) -> Tensor:
+    """:func:`attention`, at most ``most`` of the batch at a time."""
+    count = q.shape[0]
+    shared = bias is None or bias.shape[0] != count
+    biases = [bias] * -(-count // most) if shared else bias.split(most)  # type: ignore[union-attr]
+    parts = zip(q.split(most), k.split(most), v.split(most), biases)
+    return torch.cat([attention(*part, scale, dropout) for part in parts])
 
 
 def check_heads(embed_dims: int, num_heads: int) -> None:

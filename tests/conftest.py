@@ -13,7 +13,7 @@ import torch
 from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in (ROOT, ROOT / 'tools', ROOT / 'tests', *sorted((ROOT / 'tests').glob('[be]*'))):
+for folder in (ROOT, ROOT / 'tools', ROOT / 'tests'):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 

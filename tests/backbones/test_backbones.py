@@ -1,6 +1,6 @@
 """What every backbone of the package keeps, family by family.
 
-A new family is added to ``FAMILIES``; tests of what only one family has are in its own file.
+A new family is added to ``FAMILIES``; what only one family has is asked in a file of its own.
 """
 
 import itertools
@@ -11,50 +11,14 @@ import sys
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
-from support.gcvit_reference import check_images
-from support.running import ROOT
 from torch import nn
 
 import gcvit_mm
-from gcvit_mm import (
-    CheckpointError,
-    GCViT,
-    GGDeiT,
-    GGTransformer,
-    GPViT,
-    GPViTAdapter,
-    ScalableViT,
-)
+from gcvit_mm import CheckpointError
+from support.families import FAMILIES, make, model_stages, strides
+from support.gcvit_reference import check_images
+from support.running import ROOT
 
-GG = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), mlp_ratio=2.0)
-DEIT = dict(embed_dims=16, depths=(2,), num_heads=2, mlp_ratio=2.0, drop_path_rate=0.0)
-SCALABLE = dict(
-    embed_dims=(16, 32, 64, 128),
-    depths=(2, 2, 2, 2),
-    num_heads=(1, 2, 4, 8),
-    c_ratios=(1.25, 2, 0.5, 1),
-    sr_ratios=(8, 4, 2, 1),
-    mlp_ratio=2.0,
-    window_size=7,
-)
-GP = dict(
-    embed_dims=24,
-    depth=4,
-    num_heads=4,
-    group_heads=2,
-    groups={1: 8, 3: 4},
-    mlp_ratio=2.0,
-    stripe=2,
-    stem_convs=1,
-)
-FAMILIES = {
-    'gcvit': (GCViT, dict(GG, layer_scale=None, window_size=(7, 7, 14, 7))),
-    'scalablevit': (ScalableViT, SCALABLE),
-    'gg': (GGTransformer, GG),
-    'gg_deit': (GGDeiT, DEIT),
-    'gpvit': (GPViT, GP),
-    'gpvit_adapter': (GPViTAdapter, GP),
-}
 SUBSETS = [s for n in (1, 2, 3, 4) for s in itertools.combinations(range(4), n)]
 
 
@@ -62,27 +26,6 @@ SUBSETS = [s for n in (1, 2, 3, 4) for s in itertools.combinations(range(4), n)]
 def family(request):
     """Name of a family."""
     return request.param
-
-
-def make(family, drop_path_rate=0.0, **kwargs):
-    """A small backbone of a family, with weights that all matter."""
-    cls, arch = FAMILIES[family]
-    model = cls(dict(arch, drop_path_rate=drop_path_rate), **kwargs)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad:
-                p.add_(0.05 * torch.randn_like(p))
-    return model
-
-
-def strides(family):
-    """Strides of the maps."""
-    return dict(gg_deit=(16,), gpvit=(8,)).get(family, (4, 8, 16, 32))
-
-
-def model_stages(family):
-    """Number of stages (of layers, where each is one)."""
-    return 1 if family == 'gg_deit' else 4
 
 
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (65, 97), (250, 328)])

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from test_backbones import FAMILIES, make
 
 from gcvit_mm import GCViT
+from support.families import FAMILIES, make
 
 
 @pytest.fixture

@@ -13,6 +13,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from gcvit_mm import GCViT
+from gcvit_mm.backbones import gcvit as gcvit_module
+from gcvit_mm.checkpoints import convert_state_dict
 from support.gcvit_reference import (
     check_images,
     draw,
@@ -20,11 +25,6 @@ from support.gcvit_reference import (
     nvlabs_detection_state,
     nvlabs_name,
 )
-from torch import nn
-
-from gcvit_mm import GCViT
-from gcvit_mm.backbones import gcvit as gcvit_module
-from gcvit_mm.checkpoints import convert_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 USUAL = (7, 7, 14, 7)

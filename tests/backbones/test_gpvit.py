@@ -14,6 +14,20 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gcvit_mm import CheckpointError, GCViT, GPViT, GPViTAdapter, GroupNeck
+from gcvit_mm.backbones.gpvit import LocalBlock, StripeAttention
+from gcvit_mm.backbones.group_propagation import GPBlock, Grouping, Ungrouping
+from gcvit_mm.backbones.vit_adapter import Extractor, Injector
+from gcvit_mm.checkpoints import convert_state_dict, load_model
+from gcvit_mm.layers.deform_attn import (
+    DeformableAttention,
+    has_mmcv_op,
+    sample_mmcv,
+    sample_torch,
+)
 from support.gpvit_reference import (
     POINTS,
     adapter,
@@ -37,20 +51,6 @@ from support.gpvit_reference import (
     upernet_shapes,
 )
 from support.running import ROOT
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from gcvit_mm import CheckpointError, GCViT, GPViT, GPViTAdapter, GroupNeck
-from gcvit_mm.backbones.gpvit import LocalBlock, StripeAttention
-from gcvit_mm.backbones.group_propagation import GPBlock, Grouping, Ungrouping
-from gcvit_mm.backbones.vit_adapter import Extractor, Injector
-from gcvit_mm.checkpoints import convert_state_dict, load_model
-from gcvit_mm.layers.deform_attn import (
-    DeformableAttention,
-    has_mmcv_op,
-    sample_mmcv,
-    sample_torch,
-)
 
 C = 24
 GROUPS = {1: 8, 4: 4, 7: 4, 10: 2}

@@ -5,8 +5,9 @@ import torch
 from mmengine.optim import AmpOptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from test_backbones import FAMILIES, make, strides
 from torch.nn.functional import cosine_similarity
+
+from support.families import FAMILIES, make, strides
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 SIZE = (85, 115)  # fits no window, and no pair of stripes

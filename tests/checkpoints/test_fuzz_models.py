@@ -14,15 +14,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, load_checkpoint
-from support.fuzzing import fuzz
-from support.running import CLS, ROOT, SEG, one_line_error, run
-from test_backbones import FAMILIES, make
 from torch import nn
 
 from gcvit_mm import CheckpointError, GCViT, UserError, cli, messages
 from gcvit_mm.checkpoints import check_whole_model, load_model, load_pretrained
 from gcvit_mm.cli import config as configs
 from gcvit_mm.cli.guards import read_safely
+from support.families import FAMILIES, make
+from support.fuzzing import fuzz
+from support.running import CLS, ROOT, SEG, one_line_error, run
 
 
 # ------------------------------------------------------------------ pictures of any shape

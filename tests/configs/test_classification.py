@@ -9,14 +9,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
-from support.gcvit_reference import check_images, nvlabs_classifier_state
-from support.running import ROOT, SMALL_RCNN, losses, one_line_error, run
-from support.scalablevit_reference import released_state
 
 from gcvit_mm import GCViT, ScalableViT, UserError, cli
 from gcvit_mm.checkpoints import load_model
 from gcvit_mm.datacheck.folders import check_data
 from gcvit_mm.planning.complexity import build_on_meta, count_macs, count_parameters
+from support.gcvit_reference import check_images, nvlabs_classifier_state
+from support.running import ROOT, SMALL_RCNN, losses, one_line_error, run
+from support.scalablevit_reference import released_state
 
 pytest.importorskip('mmpretrain')
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from support.running import run
 
 from gcvit_mm.planning.complexity import build_on_meta
+from support.running import run
 
 pytest.importorskip('mmdet')
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+
 from support.running import ROOT
 
 pytest.importorskip('mmdet')

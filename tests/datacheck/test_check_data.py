@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
-from support.running import CLS, DET, ENV, FOLDERS, ROOT, SEG, one_line_error
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.datacheck import check, datasets, drawing
 from gcvit_mm.datacheck import report as reports
 from gcvit_mm.datacheck.coco import box_flaw
+from support.running import CLS, DET, ENV, FOLDERS, ROOT, SEG, one_line_error
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

@@ -20,13 +20,13 @@ from make_shapes import make_shapes
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
-from support.fuzzing import fuzz
-from support.running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error, run
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.datacheck import check, pipeline
 from gcvit_mm.datacheck.drawing import spread
 from gcvit_mm.datacheck.folders import check_data
+from support.fuzzing import fuzz
+from support.running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error, run
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from support.running import ROOT, run
-from test_backbones import FAMILIES, make
 from torch import nn
 
 from gcvit_mm import UserError, cli
@@ -20,6 +18,8 @@ from gcvit_mm.deploy.onnx import (
     verify_onnx,
 )
 from gcvit_mm.layers import crop, halving_max_pool, known_equal, pad_image
+from support.families import FAMILIES, make
+from support.running import ROOT, run
 
 # (batch, height, width): odd sides, sides that divide into all windows, maps of one token
 SIZES = [(2, 96, 128), (1, 75, 51), (3, 224, 160), (1, 33, 250)]

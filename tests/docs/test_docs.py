@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from support.running import ROOT, SMALL_RCNN, losses, run
 
 import gcvit_mm
 from gcvit_mm import backbones
 from gcvit_mm.layers import WindowAttention
+from support.running import ROOT, SMALL_RCNN, losses, run
 
 DOCS = sorted((ROOT / 'docs').rglob('*.md'))
 DOCS = [path for path in DOCS if '_build' not in path.parts]

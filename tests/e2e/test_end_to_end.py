@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from support.running import (
     DET,
     SEG,

@@ -5,6 +5,7 @@ Small backbones learn drawn shapes; the papers' configs run at reduced size on r
 """
 
 import pytest
+
 from support.running import (
     ROOT,
     SMALL_MULTI_SCALE,

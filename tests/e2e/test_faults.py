@@ -1,9 +1,5 @@
-"""Training that is killed at random moments, and processes that torchrun starts again.
+"""Training that is killed at random moments, and processes that torchrun starts again."""
 
-The trained program is this file itself, as a script or as a module that a config imports.
-"""
-
-import contextlib
 import os
 import random
 import re
@@ -16,73 +12,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import Hook
-from mmengine.registry import DATASETS, HOOKS, MODELS
-from mmengine.runner import Runner
-from support.running import ENV, ROOT, one_line_error
-from test_resume import Net, Noise, load, train
-from torch import nn
 
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.cli import check_restarts, check_strategy
 from gcvit_mm.engine import SafeCheckpointHook
 from gcvit_mm.engine.resuming import numbered_checkpoints
 from gcvit_mm.engine.saving import UNFINISHED
-
-STEPS = 40
-PATHS = ':'.join(str(ROOT / f) for f in ('', 'tests', 'tests/e2e', 'tests/engine'))
-
-
-class HeavyNet(Net):
-    """A checkpoint of 24 MB, which takes a while to write."""
-
-    def __init__(self):
-        super().__init__()
-        self.ballast = nn.Parameter(torch.randn(2_000_000))
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        loss = super().forward(inputs, data_samples, mode)['loss']
-        return dict(loss=loss + self.ballast.square().mean())
-
-
-class WriteLosses(Hook):
-    """Appends step and loss to a file, whatever becomes of the process."""
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        with open(f'{runner.work_dir}/losses.txt', 'a') as file:
-            print(runner.iter + 1, f'{outputs["loss"].item():.9f}', file=file, flush=True)
-        time.sleep(0.01)
-
-
-def train_heavy(work_dir, interval):
-    """Train, going on from what is there; what the processes below do."""
-    torch.manual_seed(0)
-    Runner(
-        model=HeavyNet(),
-        work_dir=work_dir,
-        train_dataloader=dict(
-            dataset=Noise(),
-            batch_size=4,
-            sampler=dict(type='InfiniteSampler'),
-            collate_fn=dict(type='pseudo_collate'),
-        ),
-        train_cfg=dict(by_epoch=False, max_iters=STEPS),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
-        param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=STEPS, by_epoch=False)],
-        default_hooks=dict(
-            checkpoint=dict(
-                type='SafeCheckpointHook', interval=interval, by_epoch=False, max_keep_ckpts=2
-            ),
-            seeds=dict(type='SeedEveryStep'),
-            logger=None,
-        ),
-        custom_hooks=[WriteLosses()],
-        resume=True,
-        randomness=dict(seed=11),
-        experiment_name=f'run_{time.time_ns()}',
-        log_level='WARNING',
-    ).train()
+from support import faulty_run
+from support.faulty_run import STEPS, write_config
+from support.processes import attempts, finish, moments
+from support.running import ENV, ROOT, TESTS, one_line_error
+from support.small_run import load, train
 
 
 def curve(work_dir):
@@ -94,27 +34,16 @@ def curve(work_dir):
 
 
 def start_heavy(work_dir, interval):
-    """Start a process of this file."""
+    """Start a process of ``faulty_run``."""
     work_dir.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, __file__, str(work_dir), str(interval)],
+        [sys.executable, faulty_run.__file__, str(work_dir), str(interval)],
         cwd=ROOT,
-        env=dict(ENV, PYTHONPATH=PATHS),
+        env=dict(ENV, PYTHONPATH=TESTS),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def moments(process, what):
-    """Wait for something that a running process is to do: ends the test if it does not."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        ended = process.poll() is not None
-        yield
-        assert not ended, f'ended before {what}:\n{process.communicate()[0][-4000:]}'
-        time.sleep(0.001)
-    pytest.fail(f'no {what} within five minutes')
 
 
 def stop_while_writing(process, unfinished):
@@ -177,60 +106,6 @@ def test_killed_at_random_moments(tmp_path):
 
 
 # ------------------------------------------------------------- torchrun starts again
-MODELS.register_module('SmallNet', module=Net, force=True)
-DATASETS.register_module('Noise', module=Noise, force=True)
-
-
-@HOOKS.register_module(force=True)
-class DiesOnce(Hook):
-    """The last rank kills itself after some steps, each time but the first one excepted.
-
-    Args:
-        steps: The steps.
-    """
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        step = runner.iter + 1
-        marker = f'{runner.work_dir}/died_{step}'
-        last = get_rank() == get_world_size() - 1
-        if last and step in self.steps and not os.path.exists(marker):
-            open(marker, 'w').close()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-CONFIG = """
-custom_imports = dict(imports=['test_faults'])
-model = dict(type='SmallNet')
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    dataset=dict(type='Noise'),
-    sampler=dict(type='InfiniteSampler'),
-    collate_fn=dict(type='pseudo_collate'),
-)
-train_cfg = dict(by_epoch=False, max_iters=12)
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.05))
-default_hooks = dict(
-    checkpoint=dict(type='SafeCheckpointHook', interval=3, by_epoch=False),
-    seeds=dict(type='SeedEveryStep'),
-    logger=dict(type='LoggerHook', interval=1),
-    dies=dict(type='DiesOnce', steps=STEPS),
-)
-log_processor = dict(by_epoch=False, window_size=1, num_digits=7)
-randomness = dict(seed=5)
-"""
-
-
-def write_config(folder, steps=()):
-    """A small net that trains for 12 steps; the last rank dies once after each of ``steps``."""
-    path = folder / f'small_{"_".join(map(str, steps))}.py'
-    path.write_text(CONFIG.replace('STEPS', repr(list(steps))))
-    return path
-
-
 def torchrun(config, work_dir, restarts):
     """Start two processes by torchrun itself."""
     words = ['--standalone', '--nproc_per_node=2', f'--max-restarts={restarts}']
@@ -238,33 +113,12 @@ def torchrun(config, work_dir, restarts):
     return subprocess.Popen(
         [sys.executable, '-m', 'torch.distributed.run', *words, '--work-dir', str(work_dir)],
         cwd=ROOT,
-        env=dict(ENV, PYTHONPATH=PATHS),
+        env=dict(ENV, PYTHONPATH=TESTS),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
-
-
-def finish(process, timeout):
-    """What a process and its children printed, once all have ended; none of them stays."""
-    try:
-        return process.communicate(timeout=timeout)[0]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def attempts(output):
-    """Losses by step, one dict for every time that training was started."""
-    rows = re.findall(r'Iter\(train\)\s*\[\s*(\d+)/\d+\].*?\bloss: ([\d.]+)', output)
-    found, last = [], STEPS
-    for step, loss in rows:
-        if int(step) <= last:
-            found.append({})
-        last = int(step)
-        found[-1][last] = float(loss)
-    return found
 
 
 def test_torchrun_restarts(tmp_path):
@@ -371,14 +225,10 @@ def test_strategies_do_not_go_on(monkeypatch):
 
 def test_dist_train_takes_restarts(tmp_path):
     """MAX_RESTARTS is checked before processes are started."""
-    config, env = write_config(tmp_path), dict(PYTHONPATH=PATHS)
+    config, env = write_config(tmp_path), dict(PYTHONPATH=TESTS)
     command = ['dist_train.sh', config, 2, '--work-dir', tmp_path]
     error = one_line_error(*command, env=dict(env, MAX_RESTARTS='often'))
     assert error == "error: MAX_RESTARTS must be a number, got 'often'"
     (tmp_path / 'iter_6.pth').touch()
     error = one_line_error(*command, env=dict(env, MAX_RESTARTS='2'))
     assert f'would go on from {tmp_path}/iter_6.pth' in error
-
-
-if __name__ == '__main__':
-    train_heavy(sys.argv[1], int(sys.argv[2]))

@@ -9,12 +9,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, MODELS, STRATEGIES, init_default_scope
-from support.running import CLS, ENV, ROOT, run
-from test_backbones import FAMILIES, make
 
 from gcvit_mm import cli
 from gcvit_mm.checkpoints import load_model
 from gcvit_mm.engine.sharding import wrap_blocks
+from support.families import FAMILIES, make
+from support.running import CLS, ENV, ROOT, TESTS, run
 
 FRAGMENTS = sorted((ROOT / 'configs/strategies').glob('*.py'))
 
@@ -61,7 +61,7 @@ def train(fragment, *words):
     """Two processes, two steps; what they printed."""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     command += ['--nproc_per_node', '2', str(ROOT / 'tests/support/strategy_run.py'), fragment]
-    paths = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
+    paths = [TESTS, os.environ.get('PYTHONPATH', '')]
     env = dict(ENV, PYTHONPATH=os.pathsep.join(filter(None, paths)), DS_ACCELERATOR='cpu')
     done = subprocess.run(
         [*command, *map(str, words)],

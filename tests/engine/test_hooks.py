@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import time
 from types import SimpleNamespace
 
@@ -12,8 +11,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from support.running import ROOT, SMALL_RCNN, iterations, start
-from test_resume import Net, Noise
 
 from gcvit_mm import UserError
 from gcvit_mm.cli import runner as runners
@@ -24,6 +21,9 @@ from gcvit_mm.engine.monitoring import (
     image_paths,
 )
 from gcvit_mm.engine.seeding import NumberedBatches, SeededItems
+from support.processes import free_port
+from support.running import ROOT, SMALL_RCNN, iterations, start
+from support.small_run import Net, Noise
 
 
 def sample(path):
@@ -209,13 +209,6 @@ class Dies(Hook):
         if get_rank() == 1 and runner.iter == 1:
             raise ValueError('rank one has had enough')
 """
-
-
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
 
 
 def test_one_rank_dies(shapes, tmp_path):

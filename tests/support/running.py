@@ -10,6 +10,8 @@ from typing import Dict, List, Optional
 ROOT = Path(__file__).resolve().parents[2]
 # One thread a process: several of them share few cores.
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='')
+# Where the code and the modules of support/ are found.
+TESTS = f'{ROOT}:{ROOT / "tests"}'
 # Real images for tests, where they are.
 SAMPLES = ROOT.parent / 'shared' / 'data'
 # The configs of the drawn shapes, and the folder that each takes its data from.

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from mmengine.config import Config
-from support.gcvit_reference import nvlabs_classifier_state
-from support.running import ROOT, one_line_error, run
 
 from gcvit_mm import GCViT, UserError, cli
+from support.gcvit_reference import nvlabs_classifier_state
+from support.running import ROOT, one_line_error, run
 
 CONFIG = 'configs/mask_gcvit_xxt_shapes.py'
 

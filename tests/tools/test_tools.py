@@ -104,14 +104,11 @@ def test_more_processes_than_gpus(monkeypatch):
 
 def test_amp_and_scaling_options(monkeypatch):
     """--amp and --auto-scale-lr change what mmengine reads."""
-    import sys
-
     import train
 
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     cfg = cli.load_config(str(ROOT / CONFIG))
-    monkeypatch.setattr(sys, 'argv', ['train.py', CONFIG, '--amp', '--auto-scale-lr'])
-    train.apply_options(cfg, train.parse_args())
+    train.apply_options(cfg, train.parse_args([CONFIG, '--amp', '--auto-scale-lr']))
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
     assert cfg.auto_scale_lr.enable is True
 

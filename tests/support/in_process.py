@@ -18,16 +18,13 @@ import cv2
 import mmengine.device.utils as devices
 import numpy as np
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
-from mmengine.visualization import Visualizer
+from mmengine.utils import ManagerMixin
 
 from gcvit_mm.cli import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
-# What mmengine keeps by name for as long as a process lives.
-KEPT = (DefaultScope, MMLogger, MessageHub, Visualizer)
 
 
 @functools.lru_cache(maxsize=None)
@@ -66,22 +63,29 @@ def captured() -> Iterator[io.BytesIO]:
             content.write(file.read())
 
 
+def managers(cls: type = ManagerMixin) -> Iterator[type]:
+    """Classes whose instances mmengine keeps by name for as long as a process lives."""
+    for kind in cls.__subclasses__():
+        yield kind
+        yield from managers(kind)
+
+
 @contextlib.contextmanager
 def fresh_names() -> Iterator[None]:
     """No logger, scope, message hub or visualizer of others; those of others come back."""
-    kept = [(cls._instance_dict, dict(cls._instance_dict)) for cls in KEPT]
+    kept = {cls: dict(cls._instance_dict) for cls in managers()}
     schemes = dict(CheckpointLoader._schemes)
     try:
-        for names, _ in kept:
-            names.clear()
+        for cls in kept:
+            cls._instance_dict.clear()
         yield
     finally:
         for logger in MMLogger._instance_dict.values():
             for handler in logger.handlers:
                 handler.close()
-        for names, old in kept:
-            names.clear()
-            names.update(old)
+        for cls in managers():  # those that the tool has imported, too
+            cls._instance_dict.clear()
+            cls._instance_dict.update(kept.get(cls, {}))
         CheckpointLoader._schemes.clear()
         CheckpointLoader._schemes.update(schemes)
 

@@ -3,9 +3,7 @@
 import errno
 import os
 import random
-import re
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.engine import SafeCheckpointHook
 from gcvit_mm.engine.resuming import checkpoint_flaw, last_whole_checkpoint
 from gcvit_mm.engine.saving import write_whole
-from support.running import SMALL_RCNN, iterations, losses, run, start
 from support.small_run import Net, Noise, load, train
 
 
@@ -290,48 +287,3 @@ def test_other_backends_are_left_alone():
     assert SafeCheckpointHook(out_dir='s3://bucket').backend_args is None
     asked = dict(backend='petrel')
     assert SafeCheckpointHook(backend_args=asked).backend_args == asked
-
-
-# ------------------------------------------------------------- the real tools
-def test_killed_training_goes_on(shapes, tmp_path):
-    """tools/train.py, killed after step 3, goes on with the losses it would have had."""
-    pytest.importorskip('mmdet')
-    pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
-
-    def command(work_dir):
-        return [
-            'train.py',
-            'configs/mask_gcvit_xxt_shapes.py',
-            '--work-dir',
-            work_dir,
-            '--data-root',
-            shapes / 'coco',
-            '--resume',
-            '--cfg-options',
-            *iterations(6),
-            *SMALL_RCNN,
-            'train_cfg.val_begin=100',
-            'default_hooks.checkpoint.interval=3',
-            'train_dataloader.batch_size=1',
-            'log_processor.num_digits=7',
-            'log_processor.window_size=1',
-            'randomness.seed=5',
-        ]
-
-    whole = run(*command(tmp_path / 'whole'))
-    process = start(*command(tmp_path / 'killed'))
-    try:
-        deadline = time.monotonic() + 300
-        while not (tmp_path / 'killed/iter_3.pth').exists():
-            assert process.poll() is None, process.communicate()[0][-4000:]
-            assert time.monotonic() < deadline, 'no checkpoint within five minutes'
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert not (tmp_path / 'killed/iter_6.pth').exists()
-    resumed = run(*command(tmp_path / 'killed'))
-    expected, found = losses(whole), losses(resumed)
-    assert sorted(expected) == [1, 2, 3, 4, 5, 6] and sorted(found) == [4, 5, 6]
-    assert len(set(expected.values())) == 6 and re.search(r'loss: \d+\.\d{7}', whole)
-    assert found == pytest.approx({step: expected[step] for step in found}, abs=1e-5)

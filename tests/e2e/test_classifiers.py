@@ -36,7 +36,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def classifier(data, tmp_path_factory):
+def classifier(device, data, tmp_path_factory):
     """The classifier of drawn shapes, trained for 40 steps: its work dir, what was printed."""
     work_dir = tmp_path_factory.mktemp('classifier')
     options = ['--work-dir', work_dir, '--data-root', data / 'imagenet', '--cfg-options']
@@ -172,7 +172,7 @@ def small(shapes) -> list:
     ]
 
 
-def test_averaged_weights(shapes, tmp_path):
+def test_averaged_weights(device, shapes, tmp_path):
     """GC ViT's recipe evaluates and keeps averaged weights; tools/test.py finds the same."""
     config = 'configs/cls_gcvit_xxt_300e.py'
     options = [
@@ -193,7 +193,7 @@ def test_averaged_weights(shapes, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['scalablevit_s_300e', 'gg_t_300e', 'ggdeit_t_300e'])
-def test_recipe_runs(name, shapes, tmp_path):
+def test_recipe_runs(name, device, shapes, tmp_path):
     """The recipes train and evaluate; --auto-scale-lr scales 1e-3 for 1024 images a step."""
     output = run(
         'train.py',

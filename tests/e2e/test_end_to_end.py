@@ -34,7 +34,7 @@ pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not instal
 
 
 @pytest.fixture(scope='module')
-def detector(shapes, tmp_path_factory):
+def detector(device, shapes, tmp_path_factory):
     """A detector trained for a few steps: its work dir and what the training printed."""
     work_dir = tmp_path_factory.mktemp('detector')
     output = run(
@@ -53,7 +53,7 @@ def detector(shapes, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def segmentor(shapes, tmp_path_factory):
+def segmentor(device, shapes, tmp_path_factory):
     """A segmentor trained for a few steps: its work dir and what the training printed."""
     work_dir = tmp_path_factory.mktemp('segmentor')
     output = run(
@@ -143,7 +143,7 @@ def test_segmentor_tested_from_file(segmentor, shapes, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['detector', 'segmentor'])
-def test_predict_paints(kind, request, shapes, tmp_path):
+def test_predict_paints(kind, device, request, shapes, tmp_path):
     """tools/predict.py paints every picture it is given, in its own size."""
     import cv2
 
@@ -212,7 +212,7 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
     assert (tmp_path / 'iter_20.pth').exists()
 
 
-def test_shipped_cascade_runs(shapes, tmp_path):
+def test_shipped_cascade_runs(device, shapes, tmp_path):
     """cascade_gcvit_t_3x trains an epoch, evaluates with the COCO metric, and is tested."""
     config = 'configs/cascade_gcvit_t_3x.py'
     options = [
@@ -229,7 +229,7 @@ def test_shipped_cascade_runs(shapes, tmp_path):
     assert 'coco/segm_mAP_50:' in tested
 
 
-def test_shipped_upernet_runs(shapes, tmp_path):
+def test_shipped_upernet_runs(device, shapes, tmp_path):
     """upernet_gcvit_t_160k trains a few steps on ADE20K's layout and evaluates with mIoU."""
     config = 'configs/upernet_gcvit_t_160k.py'
     options = [

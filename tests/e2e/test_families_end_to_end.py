@@ -103,7 +103,7 @@ def test_detects_drawn_shapes(family, shapes, tmp_path):
 
 
 @pytest.mark.parametrize('family', ['scalablevit', 'gg', 'gpvit'])
-def test_segments_drawn_shapes(family, shapes, tmp_path):
+def test_segments_drawn_shapes(family, device, shapes, tmp_path):
     """The drawn shapes' UperNet with another backbone: the loss falls, evaluation completes."""
     output = run(
         'train.py',
@@ -126,7 +126,7 @@ def test_segments_drawn_shapes(family, shapes, tmp_path):
 @pytest.mark.parametrize(
     'config', ['mask_scalablevit_s_3x', 'mask_gg_t_1x', 'mask_gpvit_l1_1x', 'retinanet_gpvit_l1_3x']
 )
-def test_shipped_detectors_run(config, shapes, tmp_path):
+def test_shipped_detectors_run(config, device, shapes, tmp_path):
     """An epoch over a few images with the config of a paper, and the COCO metric at its end."""
     pipeline = 'train_dataloader.dataset.pipeline'
     small = {
@@ -164,7 +164,7 @@ def test_shipped_detectors_run(config, shapes, tmp_path):
         'segformer_gpvit_l1_160k',
     ],
 )
-def test_shipped_segmentors_run(config, shapes, tmp_path):
+def test_shipped_segmentors_run(config, device, shapes, tmp_path):
     """Two steps with the config of a paper, and mIoU as the paper measures it."""
     output = run(
         'train.py',

@@ -44,7 +44,7 @@ def own_coco(shapes, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize('masks', [True, False])
-def test_own_detection_data(masks, own_coco, tmp_path):
+def test_own_detection_data(masks, device, own_coco, tmp_path):
     """The template trains on data of one's own after a few settings, with masks and without."""
     pytest.importorskip('mmdet')
     pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
@@ -86,7 +86,7 @@ def test_own_detection_with_another_base(tmp_path):
     assert {head.type for head in model.roi_head.bbox_head} == {'ConvFCBBoxHead'}
 
 
-def test_own_segmentation_data(shapes, tmp_path):
+def test_own_segmentation_data(device, shapes, tmp_path):
     """The template trains on pictures and label maps of one's own."""
     pytest.importorskip('mmseg')
     ade = shapes / 'ade/ADEChallengeData2016'

@@ -1,37 +1,34 @@
 """DINO on GC ViT: the levels and the rates."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from gcvit_mm.planning.complexity import build_on_meta
+from support.configs import read_config
 
 pytest.importorskip('mmdet')
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+
+@pytest.fixture(scope='module', params=['dino_gcvit_t_1x', 'dino_gcvit_l_3x'])
+def built(request):
+    """A DINO config, and its model."""
+    cfg = read_config(request.param)
+    return cfg, build_on_meta(cfg)
 
 
-@pytest.fixture(params=['dino_gcvit_t_1x', 'dino_gcvit_l_3x'])
-def config(request):
-    """A DINO config."""
-    return Config.fromfile(CONFIGS / f'{request.param}.py')
-
-
-def test_four_scales(config):
+def test_four_scales(built):
     """The transformer sees four maps, of strides 8 to 64."""
-    model = build_on_meta(config)
+    _, model = built
     maps = model.extract_feat(torch.zeros(1, 3, 256, 320, device='meta'))
     assert [tuple(m.shape[2:]) for m in maps] == [(32, 40), (16, 20), (8, 10), (4, 5)]
     assert model.num_feature_levels == len(maps)
     assert model.level_embed.shape[0] == len(maps)
 
 
-def test_rates(config):
+def test_rates(built):
     """The backbone learns at a tenth of the rate of the rest, and gradients are clipped."""
-    model = build_on_meta(config)
+    config, model = built
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     rates = {id(p): group['lr'] for group in wrapper.param_groups for p in group['params']}
     for name, parameter in model.named_parameters():

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from gcvit_mm import UserError, cli, messages
+from gcvit_mm import GCViT, UserError, cli, messages
 from gcvit_mm.cli import config as configs
 from support.fuzzing import fuzz
 from support.running import ROOT, SEG
@@ -64,6 +64,7 @@ def small_config():
     pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
     cfg = Config.fromfile(ROOT / SEG)
     cfg.model.decode_head.channels = 16
+    cfg.model.backbone.arch = {**GCViT.arch_zoo['xxtiny'], 'depths': (1, 1, 1, 1)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(configs.Config, 'fromfile', lambda path: copy.deepcopy(cfg))
         yield

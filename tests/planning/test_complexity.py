@@ -1,23 +1,19 @@
 """Counting multiply-accumulates."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from mmengine.config import Config
 
 from gcvit_mm.planning.complexity import build_on_meta, count_macs
+from support.configs import read_config
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-
 
 def test_macs_of_windows_24():
     """The released setting costs 351 G; a count that ignored attention would not show it."""
-    model = build_on_meta(Config.fromfile(CONFIGS / 'mask_gcvit_t_w24_3x.py'))
+    model = build_on_meta(read_config('mask_gcvit_t_w24_3x'))
     assert count_macs(model, (800, 1280))['total'] == pytest.approx(351, rel=0.005)
 
 

@@ -35,10 +35,10 @@ FAMILIES = {
 }
 
 
-def make(family, drop_path_rate=0.0, **kwargs):
-    """A small backbone of a family, with weights that all matter."""
+def make(family, drop_path_rate=0.0, few=None, **kwargs):
+    """A small backbone of a family, with weights that all matter; ``few`` changes its arch."""
     cls, arch = FAMILIES[family]
-    model = cls(dict(arch, drop_path_rate=drop_path_rate), **kwargs)
+    model = cls({**arch, 'drop_path_rate': drop_path_rate, **(few or {})}, **kwargs)
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
@@ -54,3 +54,21 @@ def strides(family):
 def model_stages(family):
     """Number of stages (of layers, where each is one)."""
     return 1 if family == 'gg_deit' else 4
+
+
+# A block of each kind, where each takes seconds: to trace, to export.
+FEW = dict(
+    gcvit=dict(depths=(2, 1, 1, 1)),
+    scalablevit=dict(depths=(2, 1, 1, 1)),
+    gg=dict(depths=(1, 1, 1, 1)),
+    gg_deit=dict(depths=(1,)),
+    gpvit=dict(depth=2, groups={1: 8}),
+    gpvit_adapter=dict(depth=2, groups={1: 8}),
+)
+
+
+def shallow(family, **kwargs):
+    """A backbone of few blocks, with weights that all matter."""
+    if family == 'gpvit_adapter':
+        kwargs.setdefault('num_interactions', 1)
+    return make(family, few=FEW[family], **kwargs)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import importlib
 import importlib.util
 import io
 import os
@@ -12,7 +13,7 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import cv2
 import mmengine.device.utils as devices
@@ -34,6 +35,13 @@ def tool(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def entry(name: str) -> Callable:
+    """Main function of a program of tools/, or of a command of ``python -m gcvit_mm``."""
+    if name.endswith('.py'):
+        return tool(name).main
+    return importlib.import_module(f'gcvit_mm.cli.{name.replace("-", "_")}').main
 
 
 @contextlib.contextmanager
@@ -141,6 +149,11 @@ def without_gpu() -> Iterator[None]:
 def run_inside(words: List[str], env: Dict[str, str], gpu: bool) -> Tuple[str, int]:
     """Run a tool as its program does; return what it printed and its status."""
     status = 0
+
+    def main() -> None:
+        nonlocal status
+        status = entry(words[0])(words[1:]) or 0
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(fresh_process(words, env))
         stack.enter_context(fresh_names())
@@ -149,7 +162,7 @@ def run_inside(words: List[str], env: Dict[str, str], gpu: bool) -> Tuple[str, i
         stack.enter_context(contextlib.nullcontext() if gpu else without_gpu())
         output = stack.enter_context(captured())
         try:
-            run_tool(functools.partial(tool(words[0]).main, words[1:]))
+            run_tool(main)
         except SystemExit as error:
             status = error.code or 0
     gc.collect()  # workers of data loaders end with them

@@ -65,10 +65,10 @@ def start(*command, env: Optional[Dict[str, str]] = None, **kwargs) -> subproces
 def run(*command, env: Optional[Dict[str, str]] = None, status: int = 0) -> str:
     """Run a tool to its end and return what it printed; its status must be the given.
 
-    What ends in .py runs inside this process, see :func:`run_process`.
+    All but shell scripts run inside this process, see :func:`run_process`.
     """
     words = [str(word) for word in command]
-    if not words[0].endswith('.py'):
+    if words[0].endswith('.sh'):
         return run_process(*command, env=env, status=status)
     output, found = run_inside(words, env or {}, SEES_GPU)
     assert found == status, output[-4000:]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.processes import free_port
 from support.running import (
     DET,
     SEG,
@@ -190,7 +191,7 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
         'default_hooks.checkpoint.interval=2',
         'train_dataloader.batch_size=1',
     ]
-    process = start(*command, env=dict(PORT='29531'))
+    process = start(*command, env=dict(PORT=free_port()))
     try:
         deadline = time.monotonic() + 600
         while not (tmp_path / 'last_checkpoint').exists():
@@ -205,7 +206,7 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
     step = int(saved.stem.split('_')[1])
     assert step < 20 and not (tmp_path / 'iter_20.pth').exists()
 
-    output = run(*command, env=dict(PORT='29532'))
+    output = run(*command, env=dict(PORT=free_port()))
     assert f'resumed epoch: 0, iter: {step}' in output
     assert min(losses(output)) == step + 1 and max(losses(output)) == 20
     assert 'coco/bbox_mAP_50:' in output

@@ -6,6 +6,7 @@ Small backbones learn drawn shapes; the papers' configs run at reduced size on r
 
 import pytest
 
+from support.processes import free_port
 from support.running import (
     ROOT,
     SMALL_MULTI_SCALE,
@@ -95,7 +96,7 @@ def test_detects_drawn_shapes(family, shapes, tmp_path):
         f'train_dataloader.batch_size={1 if family == "gpvit" else 2}',
         'param_scheduler.0.end=2',
         'model.test_cfg.rcnn.score_thr=0.0',
-        env=dict(PORT='29541'),
+        env=dict(PORT=free_port()),
     )
     curve = losses(output)
     assert list(curve) == list(range(1, 9)) and falls(curve)

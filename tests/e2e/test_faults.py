@@ -1,6 +1,5 @@
 """Training that is killed at random moments, and processes that torchrun starts again."""
 
-import contextlib
 import os
 import random
 import re
@@ -219,36 +218,19 @@ class Dies(Hook):
 """
 
 
-def test_one_rank_dies(shapes, tmp_path):
+def test_one_rank_dies(tmp_path):
     """The other process ends too, with the error of the first and a status that is not 0."""
-    pytest.importorskip('mmdet')
-    pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
     (tmp_path / 'dies.py').write_text(DIES)
     (tmp_path / 'config.py').write_text(
-        f"_base_ = '{ROOT}/configs/mask_gcvit_xxt_shapes.py'\n"
-        "custom_imports = dict(imports=['gcvit_mm', 'dies'])\n"
-        "default_hooks = dict(dies=dict(type='Dies'))\n"
+        f"_base_ = '{write_config(tmp_path)}'\n"
+        "custom_imports = dict(imports=['support.faulty_run', 'dies'])\n"
+        "default_hooks = dict(raises=dict(type='Dies'))\n"
+        'train_cfg = dict(max_iters=1000000)\n'
     )
-    process = start(
-        'dist_train.sh',
-        tmp_path / 'config.py',
-        2,
-        '--work-dir',
-        tmp_path / 'work',
-        '--data-root',
-        shapes / 'coco',
-        '--cfg-options',
-        *iterations(2000),
-        *SMALL_RCNN,
-        'train_dataloader.batch_size=1',
-        env=dict(PORT=free_port(), PYTHONPATH=f'{ROOT}:{tmp_path}'),
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=300)  # it would train for hours
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    command = ['dist_train.sh', tmp_path / 'config.py', 2, '--work-dir', tmp_path / 'work']
+    env = dict(PORT=free_port(), PYTHONPATH=f'{TESTS}:{tmp_path}')
+    process = start(*command, env=env, start_new_session=True)
+    output = finish(process, 300)  # it would train for hours
     assert 'ValueError: rank one has had enough' in output, output[-4000:]
     assert process.returncode != 0
 

@@ -19,7 +19,7 @@ demo: setup ## run the demo (on the CPU when the mmcv operators are built for th
 	@if [ -e .venv/cpu_ops ]; then export CUDA_VISIBLE_DEVICES=; fi; bash tools/demo.sh
 
 test: setup ## run the tests on all cores; make test ARGS='-k name' runs some of them
-	@$(PY) -m pytest -n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist worksteal $(ARGS)
 
 # Build, forward, load, train, evaluate: what must also work on the last open-mmlab releases.
 CORE := $(patsubst %,tests/%.py,$(addprefix layers/test_,window attention recompute) \
@@ -30,7 +30,7 @@ CORE := $(patsubst %,tests/%.py,$(addprefix layers/test_,window attention recomp
 test-openmmlab: ## run the core of the tests on the last open-mmlab releases, in .venv-openmmlab
 	@bash tools/setup_openmmlab.sh
 	@source .venv-openmmlab/bin/activate && python -m pytest -p no:cacheprovider \
-		-n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(CORE) $(ARGS)
+		-n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist worksteal $(CORE) $(ARGS)
 
 gpu: ## measure what only a GPU can show into gpu.json; make gpu PART=2 for one part of eight
 	@$(or $(PYTHON),$(PY)) tools/gpu_report.py $(if $(PART),--part $(PART))

@@ -4,6 +4,7 @@ import ast
 
 import pytest
 from graphlib import TopologicalSorter
+
 from support.running import ROOT
 
 PACKAGE = ROOT / 'gcvit_mm'

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.cuda import Call, fake_cuda, recorded_attention, to_fake_cuda, unfused
-from support.running import ROOT
 
 import gcvit_mm
 from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, GroupNeck, ScalableViT, cli
+from support.cuda import Call, fake_cuda, recorded_attention, to_fake_cuda, unfused
+from support.running import ROOT
 
 # Every ablation switch that changes a forward pass.
 MODELS = {

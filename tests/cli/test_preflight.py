@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from support.running import CLS, ENV, ROOT
 
 from gcvit_mm import GCViT, UserError, cli
 from gcvit_mm.checkpoints import CheckpointError
+from support.running import CLS, ENV, ROOT
 
 SMALL = dict(
     embed_dims=8,

@@ -4,11 +4,11 @@ import os
 import signal
 
 import pytest
-from support.running import ROOT, iterations, losses, start
-from test_faults import attempts, finish, moments, write_config
-from test_hooks import free_port
 
-TESTS = ':'.join(str(ROOT / f) for f in ('', 'tests', 'tests/e2e', 'tests/engine'))
+from support.faulty_run import write_config
+from support.processes import attempts, finish, free_port, moments
+from support.running import ROOT, TESTS, iterations, losses, start
+
 QUICK = [
     *iterations(3),
     'train_dataloader.batch_size=4',

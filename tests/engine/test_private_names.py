@@ -12,6 +12,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import build_functions
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
+
 from support.running import ROOT
 
 DOC = ROOT / 'docs/architecture.md'

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ops_reference as reference
 
 from gcvit_mm.ops import boxes as module
+from support import ops_reference as reference
 
 
 def random_boxes(count, side=50, grid=None):

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 import torch
-from support import ops_reference as reference
 
 from gcvit_mm.ops import deform_attn
+from support import ops_reference as reference
 
 
 @pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ops_reference as reference
 
 from gcvit_mm.ops import roi_align as module
 from gcvit_mm.ops.roi_align_samples import Geometry
+from support import ops_reference as reference
 
 # (image, x1, y1, x2, y2) on maps of 6 x 9 at a quarter of the image: 24 x 36 pixels
 BOXES = {

@@ -10,12 +10,12 @@ from benchmark import command as tool
 from benchmark import compare as comparing
 from benchmark import measure as benchmark
 from benchmark.plain import plain_twin
-from support.running import ROOT, one_line_error
 from torch import nn
 
 from gcvit_mm import GCViT, UserError
 from gcvit_mm.layers import GlobalAttention
 from gcvit_mm.layers.recompute import RecomputedAttention
+from support.running import ROOT, one_line_error
 
 TINY = "GCViT(arch='xxtiny', out_indices=(0, 1))"
 # Two stages of two blocks, with layer scales.

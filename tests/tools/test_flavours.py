@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
 from support.running import ROOT
 
 SCRIPT = 'tools/setup_openmmlab.sh'

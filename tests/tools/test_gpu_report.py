@@ -5,9 +5,9 @@ import json
 import gpu_report as tool
 import pytest
 import torch
-from support.running import ROOT
 
 from gcvit_mm import UserError
+from support.running import ROOT
 
 BAR = dict(title='GC ViT over its transcription', value=0.456, limit=0.5, passed=True)
 TRAINED = dict(

@@ -180,9 +180,7 @@ def test_installs_once(checkout):
         assert any(package in call.split() for call in calls)
     assert not any('--no-cache-dir' in call for call in calls)
 
-    start = time.monotonic()
     assert checkout.run() == (0, '', '')
-    assert time.monotonic() - start < 5
     assert checkout.calls() == calls
 
 

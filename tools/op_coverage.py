@@ -107,6 +107,8 @@ def sample(zoo: str, cfg: Any, side: int) -> Dict[str, Any]:
         text = repr(cfg.model)
         if 'tracker' in cfg.model or 'TrackDataPreprocessor' in text:
             return demo_track_inputs(1, 1, image_shapes=(3, side, side), num_classes=1)
+        if cfg.model.type == 'BaseReID':  # its last pooling is of a fixed size
+            return demo_mm_inputs(1, (3, 256, 128), num_items=[1])
         return demo_mm_inputs(1, (3, side, side), num_items=[2], with_mask=True, num_classes=2)
     return dict(inputs=torch.rand(1, 3, side, side))
 

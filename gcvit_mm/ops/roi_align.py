@@ -207,8 +207,13 @@ def average_backward(grad_output: Tensor, rois: Tensor, geometry: Geometry, imag
 
 def transposed(grad_output: Tensor, parts: List[Bags], rows: int) -> Tensor:
     """What some boxes give to the gradient of the table."""
-    grad = widened(grad_output[torch.cat([part[0] for part in parts])])
-    grad = grad.flatten(2).transpose(1, 2).reshape(-1, grad.shape[1])
+    boxes = torch.cat([part[0] for part in parts])
+    like = widened(grad_output[:0])
+    last = like.new_empty(len(boxes), grad_output[0, 0].numel(), grad_output.shape[1])
+    # some boxes at a time stay in the cache while their channels are moved to the end
+    for target, some in zip(last.split(64), boxes.split(64)):
+        target.copy_(grad_output[some].flatten(2).transpose(1, 2))
+    grad = last.flatten(0, 1)
     bins = torch.arange(len(grad), dtype=torch.int32, device=grad.device)
     sizes = torch.cat([index.new_full((len(index),), index.shape[1]) for _, index, _ in parts])
     index = torch.cat([index.flatten() for _, index, _ in parts])

@@ -23,7 +23,6 @@ MODES = ('auto', 'compiled', 'torch')
 
 _ALL = ('float16', 'float32', 'float64')
 _SINGLE = ('float32',)
-_WIDE = ('float32', 'float64')
 _NONE: Tuple[str, ...] = ()
 
 # What is offered: by name in mmcv._ext the module here, and the types for which 'auto' leaves it
@@ -40,11 +39,11 @@ OPERATORS: Dict[str, Tuple[str, Tuple[str, ...], Tuple[str, ...]]] = {
     'roi_pool_backward': ('roi_pool', _NONE, _ALL),
     'deform_roi_pool_forward': ('deform_roi_pool', _NONE, _ALL),
     'deform_roi_pool_backward': ('deform_roi_pool', _NONE, _ALL),
-    'deform_conv_forward': ('deform_conv', _WIDE, _ALL),
-    'deform_conv_backward_input': ('deform_conv', _WIDE, _ALL),
-    'deform_conv_backward_parameters': ('deform_conv', _WIDE, _ALL),
-    'modulated_deform_conv_forward': ('deform_conv', _WIDE, _ALL),
-    'modulated_deform_conv_backward': ('deform_conv', _WIDE, _ALL),
+    'deform_conv_forward': ('deform_conv', _NONE, _ALL),
+    'deform_conv_backward_input': ('deform_conv', _NONE, _ALL),
+    'deform_conv_backward_parameters': ('deform_conv', _NONE, _ALL),
+    'modulated_deform_conv_forward': ('deform_conv', _NONE, _ALL),
+    'modulated_deform_conv_backward': ('deform_conv', _NONE, _ALL),
     'sigmoid_focal_loss_forward': ('focal_loss', _NONE, _ALL),
     'sigmoid_focal_loss_backward': ('focal_loss', _NONE, _ALL),
     'softmax_focal_loss_forward': ('focal_loss', _NONE, _ALL),

@@ -51,11 +51,23 @@ SMALL = {
 }
 
 
+def narrow(part):
+    """Give necks and heads of 256 channels, and their layers of 1024, fewer."""
+    for key, value in part.items() if isinstance(part, dict) else ():
+        if key.endswith('_channels') and value in (256, 1024):
+            part[key] = value // 8
+        for child in value if isinstance(value, list) else [value]:
+            narrow(child)
+
+
 def detector(name):
     """A small model of a config, the same at every call."""
     init_default_scope('mmdet')
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
     cfg.merge_from_dict(dict(model=SMALL[name]))
+    for part in ('neck', 'rpn_head', 'roi_head', 'bbox_head'):
+        if cfg.model.type != 'DINO' and part in cfg.model:
+            narrow(cfg.model[part])
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
@@ -96,7 +108,7 @@ def test_bfloat16_trains_as_float32(ours, monkeypatch, name):
         assert b['loss'] == pytest.approx(a['loss'], rel=0.05), step
 
 
-@pytest.mark.parametrize('name', ['mask_gcvit_xxt_shapes', 'dino_gcvit_t_1x'])
+@pytest.mark.parametrize('name', ['mask_gcvit_xxt_shapes'])
 def test_trains_as_on_mmcvs_operators(both, name):
     """Losses of float32 on the compiled operators, and on ours."""
     theirs, mine = both(lambda: train(name, lambda optimizer: OptimWrapper(optimizer)))
@@ -104,7 +116,7 @@ def test_trains_as_on_mmcvs_operators(both, name):
         assert b == pytest.approx(a, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', ['mask_gcvit_xxt_shapes', 'dino_gcvit_t_1x'])
 def test_predicts(ours, name):
     """Boxes of a picture, also under bfloat16 autocast."""
     model = detector(name).eval()

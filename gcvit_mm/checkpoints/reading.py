@@ -16,6 +16,7 @@ from mmengine.logging import HistoryBuffer
 
 from ..compat import load_weights_only
 from ..errors import CheckpointError
+from .bounds import check_packed, check_unpacked
 
 # Wrappers around the weights, in the order in which they are looked for.
 EMA_KEYS = ('state_dict_ema', 'model_ema')
@@ -110,7 +111,11 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
         if trust_checkpoint:
             checkpoint = torch.load(path, map_location='cpu', weights_only=False)
         else:
+            check_packed(path)
             checkpoint = load_weights_only(path, _harmless())
+            check_unpacked(checkpoint, path)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         if 'weights_only' in str(error).lower() and not trust_checkpoint:
             raise CheckpointError(
@@ -132,6 +137,9 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
             f'checkpoint {path} holds a {type(checkpoint).__name__} instead of weights: name '
             'the file that the training saved'
         )
+    meta = checkpoint.get('meta')
+    if isinstance(meta, dict):
+        meta.pop('config', None)  # mmengine runs it when a run is resumed
     return checkpoint
 
 

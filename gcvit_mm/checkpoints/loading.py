@@ -126,7 +126,7 @@ def match(
     if misshapen:
         k = misshapen[0]
         problems.append(
-            f'{len(misshapen)} of another shape (e.g. {printable(k)}: file {tuple(state[k].shape)}, '
+            f'{len(misshapen)} of another shape (e.g. {k}: file {tuple(state[k].shape)}, '
             f'model {tuple(own[k].shape)})'
         )
     if missing:

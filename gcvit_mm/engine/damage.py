@@ -8,7 +8,7 @@ from .identity import belongs, line_of, read_line
 from .resuming import judge, numbered_checkpoints
 
 RECENT = 1000  # losses that are looked at
-RISEN = 4  # times the lower quartile of these
+RISEN = 4  # times the low ones of these: that is more than noise
 
 
 def last_own(runner: Any, before: Optional[int] = None) -> str:
@@ -46,7 +46,7 @@ def last_sound_step(runner: Any) -> Optional[int]:
     finite = losses[np.isfinite(losses)]
     if not finite.size:
         return None
-    usual = np.quantile(finite, 0.25)
+    usual = np.quantile(finite, 0.02)  # however much of it is rising
     low = np.flatnonzero(np.isfinite(losses) & (losses <= usual + (RISEN - 1) * abs(usual)))
     return runner.iter + 1 - (len(losses) - 1 - int(low[-1])) - 1
 

@@ -27,9 +27,7 @@ class Rates(Hook):
         self.rates[runner.iter + 1] = [g['lr'] for g in runner.optim_wrapper.param_groups]
 
 
-def train(
-    work_dir, stop=None, lr=0.05, batch=4, schedulers=(WARM, COSINE), optimizer=(), **changes
-):
+def train(work_dir, stop=None, lr=0.05, batch=4, schedulers=(WARM, COSINE), **changes):
     """Train twelve steps; return the learning rates of each, and the warnings."""
     hook, said = Rates(stop), []
     torch.manual_seed(0)

@@ -60,7 +60,12 @@ def one_line(error: BaseException) -> str:
     text = UNREGISTERED.sub(r'\1', text)
     while BUILDING.match(text):
         text = BUILDING.sub('', text)
-    return text
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """A text that may come from a file, with what a terminal would obey written out."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def described(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from .arguments import LAUNCHERS, KeyValue, add_config_arguments, add_run_arguments
 from .config import load_config, replace_data_root
 from .devices import check_devices, use_cpu
+from .outputs import check_output, whole_output
 from .preflight import (
     check_file,
     check_restarts,
@@ -23,6 +24,7 @@ __all__ = [
     'build_runner',
     'check_devices',
     'check_file',
+    'check_output',
     'check_restarts',
     'check_strategy',
     'fetch_pretrained',
@@ -32,4 +34,5 @@ __all__ = [
     'replace_data_root',
     'run_tool',
     'use_cpu',
+    'whole_output',
 ]

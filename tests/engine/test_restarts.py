@@ -91,7 +91,7 @@ def test_dist_train_takes_restarts(tmp_path):
     config, env = write_config(tmp_path), dict(PYTHONPATH=TESTS)
     command = ['dist_train.sh', config, 2, '--work-dir', tmp_path]
     error = one_line_error(*command, env=dict(env, MAX_RESTARTS='often'))
-    assert error == "error: MAX_RESTARTS must be a number, got 'often'"
+    assert error == "error: MAX_RESTARTS must be a number from 0 up, got 'often'"
     (tmp_path / 'iter_6.pth').touch()
     error = one_line_error(*command, env=dict(env, MAX_RESTARTS='2'))
     assert f'would go on from {tmp_path}/iter_6.pth' in error

@@ -88,7 +88,7 @@ def trained(tmp_path):
 def choose(work_dir):
     """The checkpoint that a run would go on from, and what it says about others."""
     said = []
-    path = last_whole_checkpoint(str(work_dir), list(Net().state_dict()), said.append)
+    path = last_whole_checkpoint(str(work_dir), Net(), said.append)
     return path and Path(path).name, ' '.join(said)
 
 
@@ -229,7 +229,7 @@ def test_full_disk(tmp_path, monkeypatch, keep):
     )
     whole = train(tmp_path / 'whole', seed=1, hooks=hooks)
     with monkeypatch.context() as patch:
-        FullDisk(patch, 2)
+        FullDisk(patch, 3)  # run.json and two checkpoints
         with pytest.raises(UserError, match='No space left on device.*iter_6.pth is untouched'):
             train(tmp_path, seed=1, hooks=hooks)
     left = sorted(p.name for p in tmp_path.glob('*.*') if p.suffix in ('.pth', '.tmp'))

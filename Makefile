@@ -6,30 +6,32 @@ unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-openmmlab gpu lint docs clean clean-env
+.PHONY: help setup demo test test-newest test-openmmlab gpu lint docs clean clean-env
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  make %-15s %s\n' "$$name" "$$text"; done
 
-setup: ## make .venv ready (needs Python 3.10-3.12 and a C++ compiler; about 15 minutes once)
+setup: ## make .venv ready (about two minutes once; MMCV_OPS=compiled: also compile mmcv's operators)
 	@bash tools/setup_env.sh
 
-demo: setup ## run the demo (on the CPU when the mmcv operators are built for the CPU only)
-	@if [ -e .venv/cpu_ops ]; then export CUDA_VISIBLE_DEVICES=; fi; bash tools/demo.sh
+demo: setup ## run the demo, on a GPU if there is one
+	@bash tools/demo.sh
 
 test: setup ## run the tests on all cores; make test ARGS='-k name' runs some of them
 	@$(PY) -m pytest -n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist worksteal $(ARGS)
 
-# Build, forward, load, train, evaluate: what must also work on the last open-mmlab releases.
+# Build, forward, load, train, evaluate: what must also work on other releases.
 CORE := $(patsubst %,tests/%.py,$(addprefix layers/test_,window attention recompute) \
 	$(addprefix backbones/test_,gcvit scalablevit gg_transformer gpvit backbones) \
 	checkpoints/test_checkpoints $(addprefix engine/test_,optim hooks resume) \
 	$(addprefix e2e/test_,end_to_end families_end_to_end))
 
+test-newest: ## run the core of the tests on the newest torch and torchvision, in .venv-newest
 test-openmmlab: ## run the core of the tests on the last open-mmlab releases, in .venv-openmmlab
-	@bash tools/setup_openmmlab.sh
-	@source .venv-openmmlab/bin/activate && python -m pytest -p no:cacheprovider \
+test-newest test-openmmlab: test-%:
+	@bash tools/setup_env.sh $*
+	@PATH="$$PWD/.venv-$*/bin:$$PATH" python -m pytest -p no:cacheprovider \
 		-n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist worksteal $(CORE) $(ARGS)
 
 gpu: ## measure what only a GPU can show into gpu.json; make gpu PART=2 for one part of eight
@@ -48,5 +50,5 @@ clean: ## remove build outputs and caches, keep .venv
 	rm -rf build dist docs/_build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
-clean-env: ## remove .venv and .venv-openmmlab; the next set-up makes them anew
-	rm -rf .venv .venv-openmmlab .setup
+clean-env: ## remove .venv and its like; the next set-up makes them anew
+	rm -rf .venv .venv-newest .venv-openmmlab .setup

@@ -41,7 +41,7 @@ setup(
     packages=find_packages(include=['gcvit_mm', 'gcvit_mm.*']),
     python_requires='>=3.8',
     # Neither flavour of the OpenMMLab packages: both provide the same modules, so the choice is
-    # the user's (see the extras).
+    # the user's (see the extras). torchvision's operators stand in for those of mmcv.
     install_requires=['numpy', 'torch>=2.0'],
     extras_require={
         'onedl': [
@@ -50,14 +50,18 @@ setup(
             'onedl-mmdetection>=3.5.1,<3.6',
             'onedl-mmsegmentation>=1.4.2,<1.5',
             'onedl-mmpretrain>=1.3.6,<1.4',
+            'torchvision',
         ],
-        # mmdet 3.3 and mmseg 1.2 refuse mmcv 2.2.
+        # mmdet 3.3 and mmseg 1.2 refuse mmcv 2.2. mmcv-lite is mmcv without operators, as a wheel.
         'openmmlab': [
             'mmengine>=0.10.3,<1.0',
-            'mmcv>=2.0.0,<2.2.0',
+            'mmcv-lite>=2.0.0,<2.2.0',
             'mmdet>=3.3.0,<4.0',
             'mmsegmentation>=1.2.2,<2.0',
             'mmpretrain>=1.2.0,<2.0',
+            'ftfy',
+            'regex',
+            'torchvision',
         ],
         'test': [
             'hypothesis',

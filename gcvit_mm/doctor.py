@@ -17,16 +17,16 @@ PACKAGE = 'gcvit_mm'
 FLAVOURS = ('onedl', 'openmmlab')
 MODULES = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
-    'mmcv': ('onedl-mmcv', 'mmcv'),
+    'mmcv': ('onedl-mmcv', 'mmcv-lite'),
     'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
+# The same module with compiled operators, or without.
+TWINS = {'mmcv-lite': 'mmcv'}
 NEEDED = ('mmengine', 'mmcv')
 OPS = 'mmcv._ext'
 USE = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
-# torch from this version on has no torchvision yet.
-WITHOUT_TORCHVISION = (2, 13)
 # torch from this version on works with numpy 2.
 NUMPY_2 = (2, 3)
 # Imports modules one after another and says what came of it, line by line.
@@ -40,8 +40,8 @@ for name in sys.argv[1:]:
             result['cuda'] = module.version.cuda or module.version.hip or ''
             result['gpus'] = module.cuda.device_count() if module.cuda.is_available() else 0
         if name == 'mmcv._ext':
-            from mmcv.ops import get_compiling_cuda_version
-            result['cuda'] = get_compiling_cuda_version()
+            result['cuda'] = module.get_compiling_cuda_version()
+            result['compiled'] = bool(getattr(module, '__file__', None))
     except BaseException as error:
         text = ' '.join(str(error).split()) or 'no reason given'
         result = {'error': type(error).__name__ + ': ' + text}
@@ -107,7 +107,8 @@ def probe(names: List[str], timeout: float = 600) -> Dict[str, Dict[str, Any]]:
         timeout: Seconds for all of them.
 
     Returns:
-        By module 'version', or 'error'; 'cuda' and 'gpus' of torch, 'cuda' of mmcv's ops.
+        By module 'version', or 'error'; 'cuda' and 'gpus' of torch; of mmcv's ops 'cuda', and
+        'compiled', which is false for those of 'gcvit_mm ops install'.
     """
     results: Dict[str, Dict[str, Any]] = {}
     while len(results) < len(names):
@@ -201,10 +202,6 @@ def check_torch(wanted: Dict[str, Any], probes: Dict[str, Dict[str, Any]]) -> Li
     if asked is not None and torch.get('version') and not fits(asked, torch['version']):
         problem = f'built for torch{asked.specifier}, not {torch["version"]}'
         fix = f'pip install {spec(asked, "torch")}'
-    if problem and release(torch.get('version', '')) >= WITHOUT_TORCHVISION:
-        newest = '.'.join(map(str, WITHOUT_TORCHVISION))
-        problem += f'; torch {newest} and later have no torchvision yet'
-        fix = f"pip install 'torch<{newest}' torchvision"
     rows.append(Row('torchvision', version, problem, fix))
     return rows
 
@@ -229,25 +226,30 @@ def release(version: str) -> Tuple[int, ...]:
 def check_openmmlab(
     wanted: Dict[str, Dict[str, Any]], probes: Dict[str, Dict[str, Any]]
 ) -> List[Row]:
-    """mmengine, mmcv, mmdet, mmseg and mmpretrain of one flavour, and mmcv's ops."""
+    """OpenCV; mmengine, mmcv, mmdet, mmseg and mmpretrain of one flavour, and mmcv's ops."""
     there = {
-        module: [flavour for flavour, name in zip(FLAVOURS, names) if installed(name)]
+        module: [flavour for flavour, name in zip(FLAVOURS, names) if installed(actual(name))]
         for module, names in MODULES.items()
     }
     counts = {f: sum(found == [f] for found in there.values()) for f in FLAVOURS}
     flavour = max(FLAVOURS, key=lambda f: counts[f])
     index = FLAVOURS.index(flavour)
-    rows: List[Row] = []
+    rows = [check_opencv(probes['cv2'])]
     for module, names in MODULES.items():
-        name, other = names[index], names[1 - index]
-        requirement: Any = wanted[flavour].get(name)
+        name, other = actual(names[index]), actual(names[1 - index])
+        requirement: Any = wanted[flavour].get(names[index])
         found = probes[module]
         version = installed(name) or found.get('version', '')
-        install = f'pip install {spec(requirement, name)}'
+        install = f'pip install {spec(requirement, names[index])}'
+        if name != names[index]:  # from pip it is source: the one without operators instead
+            install = f'pip uninstall -y {name} && {install}'
         problem = fix = note = ''
         if len(there[module]) == 2:
             problem = f'{name} and {other} are both installed, and both are {module}'
             fix = f'pip uninstall -y {name} {other} && {install}'
+        elif name in TWINS.values() and installed(names[index]):
+            problem = f'{name} and {names[index]} are both installed, and both are {module}'
+            fix = f'pip uninstall -y {names[index]} {install[len("pip uninstall -y ") :]}'
         elif there[module] == [FLAVOURS[1 - index]]:
             version = installed(other) or ''
             problem = f'{other} is of another flavour than the rest ({flavour})'
@@ -270,55 +272,55 @@ def check_openmmlab(
             Row(module if label == module else f'{module} ({label})', version, problem, fix, note)
         )
         if module == 'mmcv' and 'error' not in found:
-            rows.append(
-                check_ops(
-                    probes,
-                    name,
-                    version,
-                    dense=any(
-                        'version' in probes[m] or installed(MODULES[m][index])
-                        for m in ('mmdet', 'mmseg')
-                    ),
-                )
-            )
+            rows.append(check_ops(probes, name, version))
     return rows
 
 
-def check_ops(probes: Dict[str, Dict[str, Any]], name: str, version: str, dense: bool) -> Row:
-    """mmcv's compiled ops.
+def actual(name: str) -> str:
+    """The distribution that is there of those that are the same module."""
+    twin = TWINS.get(name, '')
+    return twin if twin and installed(twin) else name
+
+
+def check_opencv(found: Dict[str, Any]) -> Row:
+    """OpenCV, which mmcv reads pictures with. Two distributions of it are the same module."""
+    version = found.get('version') or installed('opencv-python') or ''
+    fix = 'pip install --force-reinstall --no-deps opencv-python-headless'
+    if version:
+        fix += f'=={version}'
+    return Row('OpenCV', version, found.get('error', ''), fix)
+
+
+def check_ops(probes: Dict[str, Dict[str, Any]], name: str, version: str) -> Row:
+    """mmcv's compiled ops. Where they are missing, those of gcvit_mm stand in.
 
     Args:
         probes: What imports gave.
         name: Distribution of mmcv.
         version: Its version.
-        dense: Something is installed that needs the ops.
     """
     title, found = 'ops of mmcv', probes[OPS]
-    gpus = probes['torch'].get('gpus', 0)
-    # pip's cache of built wheels does not know what torch they were built for
-    compile_again = (
-        f'MMCV_WITH_OPS=1 FORCE_CUDA={int(bool(gpus))} pip install --no-cache-dir '
-        f'--force-reinstall --no-deps --no-build-isolation --no-binary {name} '
-        f'{name}=={version.split("+")[0]}'
-    )
-    error = found.get('error', '')
-    if 'error' in probes['torch']:
-        compile_again = 'mend torch first, then look again'
+    error, built = found.get('error', ''), found.get('cuda', '')
+    if 'error' in probes['torch'] and error:
+        return Row(title, '', error, 'mend torch first, then look again')
+    if not error and not found.get('compiled'):
+        return Row(title, 'gcvit_mm', note="by 'ops install', for every program")
+    if not error and built != 'not available':
+        return Row(title, f'CUDA {built}')
     if not error:
-        built = found.get('cuda', '')
-        if gpus and built == 'not available':
-            return Row(title, 'CPU', 'built without CUDA, but there is a GPU', compile_again)
-        return Row(title, 'CPU' if built == 'not available' else f'CUDA {built}')
+        gpus = probes['torch'].get('gpus', 0)
+        return Row(title, 'CPU', note="on GPUs gcvit_mm's are used" if gpus else '')
+    if not_found(error, OPS):
+        note = "gcvit_mm's are used; in programs that import it too late: "
+        return Row(title, 'none', note=note + f'python -m {PACKAGE} ops install')
     if 'undefined symbol' in error:
         symbol = error.split('undefined symbol:')[-1].strip()
-        return Row(
-            title, 'broken', f'built for another torch (undefined symbol {symbol})', compile_again
-        )
-    if not_found(error, OPS):
-        if dense:
-            return Row(title, 'none', 'mmdet and mmseg need them', compile_again)
-        return Row(title, 'none', note='mmdet and mmseg would need them')
-    return Row(title, 'broken', error, compile_again)
+        error = f'built for another torch (undefined symbol {symbol})'
+    # pip's cache of built wheels does not know what torch they were built for
+    fix = f'pip install --no-cache-dir --force-reinstall --no-deps {name}=={version.split("+")[0]}'
+    if name in TWINS.values():
+        fix = f'pip uninstall -y mmcv && pip install mmcv-lite=={version.split("+")[0]}'
+    return Row(title, 'broken', f"{error}; gcvit_mm's are used instead", fix)
 
 
 def not_found(error: str, module: str) -> bool:
@@ -329,8 +331,8 @@ def not_found(error: str, module: str) -> bool:
 def diagnose() -> List[Row]:
     """Look at everything."""
     wanted, python = requirements()
-    names = ['numpy', 'torch', 'torchvision', 'mmengine', 'mmcv', OPS, 'mmdet', 'mmseg']
-    probes = probe([*names, 'mmpretrain'])
+    names = ['numpy', 'torch', 'torchvision', 'cv2', 'mmengine', 'mmcv', OPS]
+    probes = probe([*names, 'mmdet', 'mmseg', 'mmpretrain'])
     rows = [check_python(python), *check_torch(wanted[''], probes)]
     rows += check_openmmlab(wanted, probes)
     if not wanted['']:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
+import gcvit_mm  # noqa: F401  stands in for mmcv._ext from here on
+
 ROOT = Path(__file__).resolve().parents[1]
 for folder in (ROOT, ROOT / 'tools', ROOT / 'tests'):
     if str(folder) not in sys.path:

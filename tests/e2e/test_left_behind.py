@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support.running import ENV, ROOT, one_line_error
 from test_faults import PATHS, finish, moments, write_config
 
 from gcvit_mm.processes import WorkerInit
+from support.running import ENV, ROOT, one_line_error
 
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends them')
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
-from support.running import ENV, ROOT
 from test_hostile_checkpoints import change
 from test_resume import Net, Noise, load, train
 
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.engine.identity import belongs, lock_folder, new_start, read_line
 from gcvit_mm.engine.saving import RemoveLater
+from support.running import ENV, ROOT
 
 
 class Judged(Net):

@@ -21,7 +21,7 @@ REQUIRES = [
     'onedl-mmsegmentation<1.5,>=1.4.2; extra == "onedl"',
     'onedl-mmpretrain<1.4,>=1.3.6; extra == "onedl"',
     'mmengine<1.0,>=0.10.3; extra == "openmmlab"',
-    'mmcv<2.2.0,>=2.0.0; extra == "openmmlab"',
+    'mmcv-lite<2.2.0,>=2.0.0; extra == "openmmlab"',
     'mmdet<4.0,>=3.3.0; extra == "openmmlab"',
     'mmsegmentation<2.0,>=1.2.2; extra == "openmmlab"',
     'mmpretrain<2.0,>=1.2.0; extra == "openmmlab"',
@@ -38,7 +38,7 @@ ONEDL = {
 OPENMMLAB = {
     **COMMON,
     'mmengine': '0.10.7',
-    'mmcv': '2.1.0',
+    'mmcv-lite': '2.1.0',
     'mmdet': '3.3.0',
     'mmsegmentation': '1.2.2',
     'mmpretrain': '1.2.0',
@@ -60,13 +60,13 @@ def machine(monkeypatch):
         probes = {name.replace('__', '.'): value for name, value in probes.items()}
 
         def probe(names, timeout=0):
-            found = {name: dict(version='1', cuda='not available') for name in names}
+            found = {name: dict(version='1', cuda='not available', compiled=True) for name in names}
             found['torch'] = dict(version=distributions.get('torch', ''), cuda='', gpus=0)
             for name in ('numpy', 'torch', 'torchvision'):
                 if name not in distributions:
                     found[name] = missing(name)
             for module, names in doctor.MODULES.items():
-                if not set(names) & set(distributions):
+                if not {*names, *map(doctor.actual, names)} & set(distributions):
                     found[module] = missing(module)
             found.update(probes)
             return found
@@ -121,9 +121,27 @@ def test_mixed_flavours(machine):
 def test_mmcv_that_mmdet_refuses(machine):
     """mmcv 2.2 under open-mmlab's mmdet 3.3: the range of the extra, and what mmdet says."""
     refusal = 'AssertionError: MMCV==2.2.0 is used but incompatible. Please install mmcv<2.2.0'
-    rows = machine({**OPENMMLAB, 'mmcv': '2.2.0'}, mmdet=dict(error=refusal))
-    assert rows['mmcv'].fix == "pip install 'mmcv<2.2.0,>=2.0.0'"
+    rows = machine({**OPENMMLAB, 'mmcv-lite': '2.2.0'}, mmdet=dict(error=refusal))
+    assert rows['mmcv'].fix == "pip install 'mmcv-lite<2.2.0,>=2.0.0'"
     assert rows['mmdet'].problem == refusal and rows['mmdet'].fix == 'mend what stands above'
+    rows = machine(with_mmcv('2.2.0'), mmdet=dict(error=refusal))
+    assert rows['mmcv'].fix == ("pip uninstall -y mmcv && pip install 'mmcv-lite<2.2.0,>=2.0.0'")
+
+
+def with_mmcv(version):
+    """open-mmlab's packages with mmcv in the place of mmcv-lite."""
+    return {**{k: v for k, v in OPENMMLAB.items() if k != 'mmcv-lite'}, 'mmcv': version}
+
+
+def test_mmcv_and_mmcv_lite(machine):
+    """Either is fine; both are the same module."""
+    assert machine(with_mmcv('2.1.0')) == {}
+    rows = machine({**OPENMMLAB, 'mmcv': '2.1.0'})
+    assert set(rows) == {'mmcv'}
+    assert rows['mmcv'].problem == 'mmcv and mmcv-lite are both installed, and both are mmcv'
+    assert rows['mmcv'].fix == (
+        "pip uninstall -y mmcv-lite mmcv && pip install 'mmcv-lite<2.2.0,>=2.0.0'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,27 +156,42 @@ def test_ranges_are_those_of_the_package(machine, name, version):
 
 
 def test_ops_of_another_torch(machine):
-    """The symbol is named and the command compiles afresh, past pip's cache of wheels."""
-    rows = machine(ONEDL, mmcv___ext=dict(error=UNDEFINED))
-    row = rows['ops of mmcv']
-    assert row.problem == f'built for another torch (undefined symbol {SYMBOL})'
-    assert '--no-cache-dir' in row.fix and 'onedl-mmcv==2.3.6' in row.fix
-    assert 'FORCE_CUDA=0' in row.fix
+    """The symbol is named; the command puts mmcv without ops there, past pip's cache of wheels."""
+    row = machine(ONEDL, mmcv___ext=dict(error=UNDEFINED))['ops of mmcv']
+    assert row.problem == (
+        f"built for another torch (undefined symbol {SYMBOL}); gcvit_mm's are used instead"
+    )
+    assert row.fix == ('pip install --no-cache-dir --force-reinstall --no-deps onedl-mmcv==2.3.6')
+    row = machine(with_mmcv('2.1.0'), mmcv___ext=dict(error=UNDEFINED))['ops of mmcv']
+    assert row.fix == 'pip uninstall -y mmcv && pip install mmcv-lite==2.1.0'
 
 
-def test_ops_missing(machine):
-    """mmdet and mmseg need the ops; a package without them cannot be trained with."""
-    rows = machine(ONEDL, mmcv___ext=missing('mmcv._ext'))
-    assert rows['ops of mmcv'].problem == 'mmdet and mmseg need them'
+@pytest.mark.parametrize(
+    'found, gpus, version, note',
+    [
+        (missing('mmcv._ext'), 0, 'none', 'python -m gcvit_mm ops install'),
+        (dict(cuda='not available', compiled=False), 1, 'gcvit_mm', 'for every program'),
+        (dict(cuda='not available', compiled=True), 0, 'CPU', ''),
+        (dict(cuda='not available', compiled=True), 1, 'CPU', "on GPUs gcvit_mm's are used"),
+        (dict(cuda='13.0', compiled=True), 1, 'CUDA 13.0', ''),
+    ],
+)
+def test_ops_that_are_no_problem(machine, found, gpus, version, note):
+    """None, those of 'ops install', and compiled ones for what there is or for the CPU alone."""
+    torch = dict(version='2.11.0', cuda='13.0', gpus=gpus)
+    assert machine(ONEDL, torch=torch, mmcv___ext=found) == {}
+    (row,) = (row for row in doctor.diagnose() if row.name == 'ops of mmcv')
+    assert row.version == version and row.note.endswith(note) and bool(row.note) == bool(note)
 
 
-def test_ops_without_cuda(machine):
-    """There is a GPU and torch uses it, but the ops are for the CPU."""
-    torch = dict(version='2.11.0', cuda='13.0', gpus=1)
-    rows = machine(ONEDL, torch=torch)
-    assert rows['ops of mmcv'].problem == 'built without CUDA, but there is a GPU'
-    assert 'FORCE_CUDA=1' in rows['ops of mmcv'].fix
-    assert machine(ONEDL, torch=torch, mmcv___ext=dict(version='', cuda='13.0')) == {}
+def test_opencv_without_libgl(machine):
+    """The headless build of the same version, and what fails with it comes after."""
+    error = dict(error='ImportError: libGL.so.1: cannot open shared object file')
+    rows = machine({**ONEDL, 'opencv-python': '4.12.0.88'}, cv2=error, mmcv=error)
+    assert rows['OpenCV'].fix == (
+        'pip install --force-reinstall --no-deps opencv-python-headless==4.12.0.88'
+    )
+    assert rows['mmcv'].fix == 'mend what stands above'
 
 
 def test_torchvision_of_another_torch(machine):
@@ -183,12 +216,15 @@ def test_broken_torch_comes_first(machine):
 
 
 def test_torch_without_torchvision(machine):
-    """torch 2.13 has no torchvision yet: the fix is an older torch."""
-    new = {**ONEDL, 'torch': '2.13.0'}
+    """torchvision brings the operators, so it is missed."""
+    new = {**ONEDL, 'torch': '2.14.1'}
     new.pop('torchvision')
     rows = machine(new)
-    assert 'no torchvision yet' in rows['torchvision'].problem
-    assert rows['torchvision'].fix == "pip install 'torch<2.13' torchvision"
+    assert set(rows) == {'torchvision'}
+    assert (rows['torchvision'].problem, rows['torchvision'].fix) == (
+        'not installed',
+        'pip install torchvision',
+    )
 
 
 def test_numpy_too_new_for_torch(machine):

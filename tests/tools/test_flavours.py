@@ -1,7 +1,6 @@
-"""Both flavours of the OpenMMLab packages: pins that fit setup.py, and the second environment."""
+"""Both flavours of the OpenMMLab packages: pins that fit setup.py, and the other environments."""
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,6 @@ from packaging.version import Version
 
 from support.running import ROOT
 
-SCRIPT = 'tools/setup_openmmlab.sh'
 # Per file of pins: the extras it serves, and the Pythons.
 LOCKS = {
     'constraints.txt': (('', 'onedl', 'test', 'docs'), ('3.10', '3.11', '3.12')),
@@ -70,15 +68,19 @@ def test_pins_satisfy_setup(lock, python, required):
             assert requirement.specifier.contains(version), f'{requirement} is pinned to {version}'
 
 
-@pytest.mark.parametrize('lock, script', [*zip(LOCKS, ('tools/setup_env.sh', SCRIPT))])
-def test_what_the_scripts_install_is_pinned(lock, script):
-    """Nothing that a set-up asks pip for is left to the newest release."""
-    text = (ROOT / script).read_text().replace('\\\n', ' ')
-    calls = re.findall(r'^ *(?:pip_)?install ([\w -]+)', text, re.M)
-    names = {name for call in calls for name in call.split() if not name.startswith('-')}
-    assert {'pip', 'torch', 'pytest', 'hypothesis'} <= names
-    for python in LOCKS[lock][1]:
-        assert {canonicalize_name(name) for name in names} <= set(pins(lock, python))
+def test_what_the_script_installs_is_pinned():
+    """Nothing that a set-up under pins asks pip for is left to the newest release."""
+    text = (ROOT / 'tools/setup_env.sh').read_text().replace('\\\n', ' ')
+    lists = re.findall(r"packages='(.*)'", text) + re.findall(
+        r'\bpip_install (.*?)(?: \|\||$)', text, re.M
+    )
+    words = {word for line in lists for word in line.split()}
+    names = {word for word in words if re.fullmatch(r'[a-z][\w-]*', word)}
+    assert {'pip', 'onedl-mmcv', 'pytest', 'hypothesis', 'opencv-python-headless'} <= names
+    everywhere = {canonicalize_name(name) for name in names - {'onedl-mmcv', 'ninja', 'eager'}}
+    for lock, python in LOCK_OF_PYTHON:
+        assert everywhere <= set(pins(lock, python))
+    assert {'onedl-mmcv', 'ninja'} <= set(pins('constraints.txt', '3.11'))
 
 
 @pytest.mark.parametrize('python', LOCKS['constraints-openmmlab.txt'][1])
@@ -86,102 +88,16 @@ def test_old_torch_has_old_numpy(python):
     """torch before 2.3 works with numpy 1 only, and mmdet 3.3 with mmcv before 2.2 only."""
     pinned = pins('constraints-openmmlab.txt', python)
     assert Version(pinned['torch']) < Version('2.3') and Version(pinned['numpy']) < Version('2')
-    assert Version(pinned['mmcv']) < Version('2.2') <= Version(pinned['mmdet'])
+    assert Version(pinned['mmcv-lite']) < Version('2.2') <= Version(pinned['mmdet'])
 
 
-def test_core_of_the_second_flavour():
-    """make test-openmmlab runs files that are there; training and evaluating are among them."""
-    command = ['make', '-n', 'test-openmmlab']
-    if shutil.which('make') is None:
-        pytest.skip('needs make')
+@pytest.mark.skipif(shutil.which('make') is None, reason='needs make')
+@pytest.mark.parametrize('kind', ['newest', 'openmmlab'])
+def test_core_of_other_environments(kind):
+    """make test-newest runs files that are there; training and evaluating are among them."""
+    command = ['make', '-n', f'test-{kind}']
     shown = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert f'setup_env.sh {kind}\n' in shown and f'/.venv-{kind}/bin:' in shown
     files = re.findall(r'tests/\w+/test_\w+\.py', shown)
     assert {'tests/backbones/test_backbones.py', 'tests/e2e/test_end_to_end.py'} <= set(files)
     assert not [name for name in files if not (ROOT / name).exists()]
-
-
-# ---------------------------------------------------------------- the script, on stand-ins
-# Stands for Python: writes every call of pip to 'calls'; 'unfit' and 'broken' make it misbehave.
-FAKE_PYTHON = """#!/bin/bash
-state={state}
-case "$*" in
-*ensurepip,*) [ ! -e $state/unfit ] ;;
-*'-m venv '*) mkdir -p "${{!#}}/bin" && cp "$0" "${{!#}}/bin/python" ;;
-*'--no-binary mmcv'*)
-    echo "FORCE_CUDA=$FORCE_CUDA MMCV_WITH_OPS=$MMCV_WITH_OPS $*" >>$state/calls
-    [ -e $state/broken ] || touch $state/ops ;;
-*'-m pip '*) echo "$*" >>$state/calls ;;
-*mmcv.ops*) [ -e $state/ops ] ;;
-esac
-"""
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    """A function that runs a copy of the script on stand-ins; ``.state`` is theirs."""
-    root, programs, state = (tmp_path / name for name in ('checkout', 'bin', 'state'))
-    for folder in (root / 'tools', programs, state):
-        folder.mkdir(parents=True)
-    for name in (SCRIPT, 'constraints-openmmlab.txt'):
-        shutil.copy(ROOT / name, root / name)
-    for name in 'bash cat cksum cp dirname getconf mkdir rm tail touch'.split():
-        (programs / name).symlink_to(shutil.which(name))
-    for name, text in (('python3', FAKE_PYTHON.format(state=state)), ('c++', '#!/bin/bash\n')):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-
-    def run(**variables):
-        return subprocess.run(
-            ['bash', SCRIPT],
-            cwd=root,
-            env={'PATH': str(programs), **variables},
-            capture_output=True,
-            text=True,
-        )
-
-    run.root, run.state = root, state
-    return run
-
-
-def calls(checkout):
-    """The calls of pip."""
-    return (checkout.state / 'calls').read_text().splitlines()
-
-
-def test_set_up_once(checkout):
-    """Everything under the pins, the operators compiled for the CPU; the next run does nothing."""
-    done = checkout()
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith('.venv-openmmlab is ready\n')
-    made = calls(checkout)
-    assert all('--constraint constraints-openmmlab.txt' in call for call in made)
-    (compiled,) = (call for call in made if '--no-binary mmcv' in call)
-    assert compiled.startswith('FORCE_CUDA=0 MMCV_WITH_OPS=1 ') and '--no-cache-dir' in compiled
-    again = checkout()
-    assert (again.returncode, again.stdout, again.stderr) == (0, '', '')
-    assert calls(checkout) == made
-
-    with open(checkout.root / 'constraints-openmmlab.txt', 'a') as file:
-        file.write('# changed\n')
-    assert checkout().returncode == 0
-    assert len(calls(checkout)) == 2 * len(made) - 1  # the operators work and stay
-
-
-def test_set_up_without_a_fitting_python(checkout):
-    """One line names the versions and how to give one."""
-    (checkout.state / 'unfit').touch()
-    done = checkout()
-    assert done.returncode == 1 and done.stdout == ''
-    assert done.stderr.count('\n') == 1 and done.stderr.startswith('setup: error: ')
-    assert '3.8 to 3.11' in done.stderr and 'PYTHON=' in done.stderr
-    assert not (checkout.root / '.venv-openmmlab').exists()
-
-
-def test_set_up_whose_operators_do_not_work(checkout):
-    """It is no success, and the next run tries again."""
-    (checkout.state / 'broken').touch()
-    done = checkout()
-    assert done.returncode == 1 and 'operators of mmcv do not work' in done.stderr
-    (checkout.state / 'broken').unlink()
-    assert checkout().returncode == 0
-    assert os.path.exists(checkout.root / '.venv-openmmlab/setup.stamp')

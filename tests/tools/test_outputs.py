@@ -10,10 +10,10 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from support.gcvit_reference import nvlabs_classifier_state
-from support.running import CLS, ROOT
 
 from gcvit_mm import GCViT, UserError, cli
+from support.gcvit_reference import nvlabs_classifier_state
+from support.running import CLS, ROOT
 
 
 def tool(name):

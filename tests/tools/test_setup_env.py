@@ -12,33 +12,39 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-
+SCRIPT = (ROOT / 'tools/setup_env.sh').read_text()
+# What the script installs from.
+INPUT = ('constraints.txt', 'constraints-openmmlab.txt', 'setup.py', 'pyproject.toml')
 # Programs that the script may use. A compiler and a Python are added test by test.
 PROGRAMS = (
-    'awk bash cat cksum cp dirname flock getconf mkdir mktemp nproc rm sed sleep tail touch'
+    'awk bash cat cksum cp date dirname flock getconf grep mkdir mktemp rm sed sleep tail touch'
 ).split()
 
-# Stands for Python: answers the script's questions and writes every call of pip to 'calls'.
-# The files 'fail', 'stale', 'broken' and 'slow' in the state folder make it misbehave; 'gpu' holds
-# what torch says of its CUDA, 'kind' what mmcv's operators are compiled for.
+# Stands for Python: answers the script's questions and writes every call of pip to 'calls'. In the
+# state folder, the files 'fail', 'stale', 'broken', 'slow' and 'no_gl' make it misbehave; 'ops'
+# holds what mmcv's operators are.
 FAKE_PYTHON = """#!/bin/bash
 state={state}
 case "$*" in
-*ensurepip,*) echo {version} ;;
-*'-m venv '*) mkdir -p "${{!#}}/bin" && cp "$0" "${{!#}}/bin/python" ;;
+*ensurepip,*) [[ " {versions} " = *" ${{!#}} "* ]] && echo {version} ;;
+*'-m venv '*)
+    mkdir -p "${{!#}}/bin" && cp "$0" "${{!#}}/bin/python"
+    echo "VIRTUAL_ENV=\\"${{!#}}\\"" >"${{!#}}/bin/activate" ;;
 *'-m pip --version') echo pip ;;
 *'-m pip '*)
-    echo "PYTHONPATH=${{PYTHONPATH-}} FORCE_CUDA=${{FORCE_CUDA-}} $*" >>$state/calls
+    call="$*" && echo "${{PYTHONPATH-}}: ${{call#*-m pip }}" >>$state/calls
     echo 'a line of the log'
     [ ! -e $state/slow ] || sleep 0.3
     [ ! -e $state/fail ] || {{ echo 'pip: no such package'; exit 1; }}
-    case "$FORCE_CUDA $*" in
-    1*) [ ! -e $state/no_cuda_build ] || exit 1; echo cuda >$state/kind ;;
-    *--no-cache-dir*) rm -f $state/stale ;;
+    case "$*" in
+    *headless) rm -f $state/no_gl ;;
+    *--no-build-isolation*--verbose*) [ -e $state/stale ] || echo compiled >$state/ops ;;
+    *--no-build-isolation*) [ -e $state/broken ] || echo compiled >$state/ops ;;
+    *--force-reinstall*onedl-mmcv) echo none >$state/ops ;;
     esac ;;
-*cpp_extension*) cat $state/gpu ;;
-*mmcv._ext*) [ ! -e $state/stale ] && [ ! -e $state/broken ] && cat $state/kind ;;
-*) ;;
+*'import cv2') [ ! -e $state/no_gl ] ;;
+*_ext.*) [ ! -e $state/bad_ops ] && cat $state/ops ;;
+*'import gcvit_mm'*) echo torch 1.2.3 ;;
 esac
 """
 
@@ -54,9 +60,9 @@ class Checkout:
         for path in (self.root / 'tools', self.bin, self.state):
             path.mkdir(parents=True)
         shutil.copy(ROOT / 'tools/setup_env.sh', self.root / 'tools')
-        shutil.copy(ROOT / 'constraints.txt', self.root)
-        (self.state / 'kind').write_text('cpu\n')
-        (self.state / 'gpu').write_text('')
+        for name in INPUT:
+            shutil.copy(ROOT / name, self.root)
+        (self.state / 'ops').write_text('none\n')
         for name in PROGRAMS:
             program = shutil.which(name)
             if program:
@@ -64,18 +70,19 @@ class Checkout:
 
     def add_program(self, name, text='#!/bin/bash\n'):
         path = self.bin / name
+        path.unlink(missing_ok=True)
         path.write_text(text)
         path.chmod(0o755)
         return path
 
-    def add_python(self, name='python3', version='3.11'):
-        text = FAKE_PYTHON.format(state=self.state, version=version)
+    def add_python(self, name='python3', version='3.11', versions='3.10 to 3.12 3.8 to 3.11'):
+        text = FAKE_PYTHON.format(state=self.state, version=version, versions=versions)
         return self.add_program(name, text)
 
-    def start(self, **variables):
+    def start(self, *kind, **variables):
         env = {'PATH': str(self.bin), 'HOME': str(self.state), **variables}
         return subprocess.Popen(
-            ['bash', 'tools/setup_env.sh'],
+            ['bash', 'tools/setup_env.sh', *kind],
             cwd=self.root,
             env=env,
             stdout=subprocess.PIPE,
@@ -86,10 +93,17 @@ class Checkout:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def run(self, **variables):
-        process = self.start(**variables)
+    def run(self, *kind, **variables):
+        process = self.start(*kind, **variables)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
+
+    def done(self, *kind, **variables):
+        """Run it; it must succeed. Returns the calls of pip that it made, and what it printed."""
+        before = len(self.calls())
+        status, out, err = self.run(*kind, **variables)
+        assert (status, err) == (0, '')
+        return self.calls()[before:], out
 
     def calls(self):
         path = self.state / 'calls'
@@ -98,14 +112,13 @@ class Checkout:
 
 @pytest.fixture
 def empty(tmp_path):
-    """Neither Python nor compiler."""
+    """No Python."""
     return Checkout(tmp_path)
 
 
 @pytest.fixture
 def checkout(empty):
     empty.add_python()
-    empty.add_program('c++')
     return empty
 
 
@@ -120,9 +133,12 @@ def assert_one_line_error(checkout, result, *words):
     assert not checkout.venv.exists()
 
 
-def test_no_python(empty):
-    empty.add_program('c++')
-    assert_one_line_error(empty, empty.run(), '3.10, 3.11 or 3.12', 'PYTHON=', 'apt install')
+# ---------------------------------------------------------------- Python
+@pytest.mark.parametrize('kind, versions', [('', '3.10 to 3.12'), ('openmmlab', '3.8 to 3.11')])
+def test_no_python(empty, kind, versions):
+    result = empty.run(*kind.split())
+    assert_one_line_error(empty, result, versions, 'PYTHON=', 'apt install')
+    assert f'make {"test-openmmlab" if kind else "setup"} ' in result[2]
 
 
 def test_unfit_pythons(checkout):
@@ -133,72 +149,108 @@ def test_unfit_pythons(checkout):
     assert_one_line_error(checkout, named, '/nonexistent/python')
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason='needs a Python that is fit')
-def test_the_question_to_a_real_python(checkout):
-    """The version question is understood by Python itself, and a too new version is refused."""
-    script = (ROOT / 'tools/setup_env.sh').read_text()
-    question = script.split("-I -c '\n")[1].split("' 2>")[0]
+@pytest.mark.parametrize(
+    'version, fits',
+    [((3, 9), '3.8 to 3.11'), ((3, 10), 'both'), ((3, 12), '3.10 to 3.12'), ((3, 13), '')],
+)
+def test_the_question_to_a_real_python(version, fits):
+    """The version question is understood by Python itself; versions are numbers, not text."""
+    question = SCRIPT.split("-I -c '\n")[1].split('\' "$versions" 2>')[0]
     assert 'ensurepip' in question
-    command = [sys.executable, '-I', '-c', question]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert answer == '{}.{}\n'.format(*sys.version_info[:2])
-    newer = 'import sys; sys.version_info = (3, 13, 0)\n' + question
-    result = subprocess.run([sys.executable, '-I', '-c', newer], stderr=subprocess.PIPE)
-    assert result.returncode != 0 and b'AssertionError' in result.stderr
+    pretend = f'import sys; sys.version_info = ({version[0]}, {version[1]}, 0)\n' + question
+    for versions in ('3.10 to 3.12', '3.8 to 3.11'):
+        done = subprocess.run(
+            [sys.executable, '-I', '-c', pretend, versions], capture_output=True, text=True
+        )
+        good = fits in ('both', versions)
+        assert done.stdout == ('{}.{}\n'.format(*version) if good else '')
+        assert good or 'AssertionError' in done.stderr
 
 
 def test_falls_back_to_the_next_python(checkout):
     checkout.add_program('python3', '#!/bin/bash\nexit 127\n')
     checkout.add_python('python3.12', '3.12')
-    status, out, err = checkout.run()
-    assert status == 0, err
+    _, out = checkout.done()
     assert 'bin/python3.12 (3.12)' in out
 
 
-def test_no_compiler(empty):
-    empty.add_python()
-    assert_one_line_error(empty, empty.run(), 'C++17', 'apt install g++', 'CXX')
+def test_python_too_new_for_the_last_releases(checkout):
+    """One that fits .venv alone is passed over."""
+    checkout.add_python(version='3.12', versions='3.10 to 3.12')
+    checkout.done()
+    status, _, err = checkout.run('openmmlab')
+    assert status == 1 and 'Needed is 3.8 to 3.11' in err
+    checkout.add_python('python3.8', '3.8', '3.8 to 3.11')
+    assert 'bin/python3.8 (3.8)' in checkout.done('openmmlab')[1]
 
 
-def test_compiler_that_does_not_work(checkout):
-    checkout.add_program('c++', '#!/bin/bash\nexit 1\n')
-    assert_one_line_error(checkout, checkout.run(), 'no working C++17 compiler')
+def test_other_python_version_makes_venv_anew(checkout):
+    checkout.done()
+    (checkout.venv / 'old').touch()
+    other = checkout.add_python('other', '3.12')
+    _, out = checkout.done(PYTHON=str(other))
+    assert 'replacing' in out and '(3.12)' in out
+    assert not (checkout.venv / 'old').exists()
+    assert checkout.done(PYTHON=str(other)) == ([], '')
 
 
+def test_broken_venv_is_made_anew(checkout):
+    checkout.done()
+    (checkout.venv / 'bin/python').write_text('#!/bin/bash\nexit 1\n')
+    assert 'replacing' in checkout.done()[1]
+
+
+def test_moved_checkout_makes_venv_anew(checkout):
+    """Its programs and the editable install name the old folder; a copy does not touch that."""
+    checkout.done()
+    old = checkout.root
+    checkout.root, checkout.venv = old.parent / 'moved', old.parent / 'moved/.venv'
+    shutil.copytree(old, checkout.root)
+    calls, out = checkout.done()
+    assert 'replacing' in out and calls
+    assert checkout.done() == ([], '')
+    checkout.root = old
+    assert checkout.done() == ([], '')
+
+
+# ---------------------------------------------------------------- packages
 def test_installs_once(checkout):
-    status, out, err = checkout.run(PYTHONPATH='/elsewhere')
-    assert (status, err) == (0, '')
-    assert 'about 10 minutes' in out and out.endswith('.venv is ready\n')
-    assert (checkout.venv / 'cpu_ops').exists()
-    calls = checkout.calls()
+    """Without a compiler. Everything is pinned; mmcv is built without seeing torch or a cache."""
+    calls, out = checkout.done(PYTHONPATH='/elsewhere')
+    assert 'compil' not in out and out.endswith('.venv is ready (torch 1.2.3)\n')
     assert all(
-        call.split(' ', 2)[2].startswith('-m pip install --constraint constraints.txt ')
-        for call in calls
+        call.startswith(': install --no-compile --constraint constraints.txt ') for call in calls
     )
-    assert all(call.startswith('PYTHONPATH= ') for call in calls)
-    for package in ('torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', '--editable'):
-        assert any(package in call.split() for call in calls)
-    assert not any('--no-cache-dir' in call for call in calls)
+    mmcv, packages = calls[-2:]
+    assert mmcv.endswith(' --no-cache-dir --no-deps onedl-mmcv')
+    assert packages.endswith(' --editable .[onedl,test,docs]')
+    assert not any('--no-build-isolation' in call for call in calls)
 
-    assert checkout.run() == (0, '', '')
-    assert checkout.calls() == calls
+    start = time.monotonic()
+    assert checkout.done() == ([], '')
+    assert time.monotonic() - start < 5
 
 
-def test_ready_needs_neither_compiler_nor_python(checkout):
-    assert checkout.run()[0] == 0
-    (checkout.bin / 'c++').unlink()
+def test_ready_needs_no_python(checkout):
+    checkout.done()
     (checkout.bin / 'python3').unlink()
-    assert checkout.run() == (0, '', '')
+    assert checkout.done() == ([], '')
 
 
-@pytest.mark.parametrize('name', ['constraints.txt', 'tools/setup_env.sh'])
+@pytest.mark.parametrize('name', ['constraints.txt', 'setup.py', 'tools/setup_env.sh'])
 def test_changed_input_installs_again(checkout, name):
-    assert checkout.run()[0] == 0
-    count = len(checkout.calls())
+    first, _ = checkout.done()
     with open(checkout.root / name, 'a') as file:
         file.write('# changed\n')
-    assert checkout.run()[0] == 0
-    assert len(checkout.calls()) == 2 * count
+    again, out = checkout.done()
+    assert again == first and 'making .venv' not in out
+
+
+def test_no_libgl(checkout):
+    """Where OpenCV does not import, the headless build of it is put in its place."""
+    (checkout.state / 'no_gl').touch()
+    calls, _ = checkout.done()
+    assert calls[-1].endswith(' --force-reinstall --no-deps opencv-python-headless')
 
 
 def test_failure_shows_the_log_and_the_next_run_goes_on(checkout):
@@ -212,7 +264,7 @@ def test_failure_shows_the_log_and_the_next_run_goes_on(checkout):
 
     (checkout.venv / 'kept').touch()
     (checkout.state / 'fail').unlink()
-    assert checkout.run()[0] == 0
+    checkout.done()
     assert (checkout.venv / 'kept').exists()
 
 
@@ -228,110 +280,17 @@ def test_run_that_was_interrupted(checkout, number):
     assert ('setup: interrupted' in out) == (number == signal.SIGINT)
     assert not (checkout.venv / 'setup.stamp').exists()
 
-    # What pip leaves when it is killed while it unpacks a package, next to a complete one.
+    # What pip leaves when it is killed while it unpacks or replaces a package, next to a whole one.
     packages = checkout.venv / 'lib/python3.11/site-packages'
-    (packages / 'half-1.0.dist-info').mkdir(parents=True)
-    (packages / 'whole-1.0.dist-info').mkdir()
-    (packages / 'whole-1.0.dist-info/RECORD').touch()
+    for name in ('half-1.0.dist-info', 'whole-1.0.dist-info', '~ld-1.0.dist-info', '~ld'):
+        (packages / name).mkdir(parents=True)
+    for name in ('whole-1.0.dist-info', '~ld-1.0.dist-info'):
+        (packages / name / 'RECORD').touch()
+    (packages / 'module.py').touch()
     (checkout.venv / 'kept').touch()
-    status, out, err = checkout.run()
-    assert status == 0 and out.endswith('.venv is ready\n')
-    assert [path.name for path in packages.iterdir()] == ['whole-1.0.dist-info']
+    checkout.done()
+    assert {path.name for path in packages.iterdir()} == {'whole-1.0.dist-info', 'module.py'}
     assert (checkout.venv / 'kept').exists()
-
-
-def test_operators_of_another_torch_are_compiled_afresh(checkout):
-    (checkout.state / 'stale').touch()
-    status, out, err = checkout.run()
-    assert status == 0, err
-    assert 'compiling it afresh' in out
-    builds = [call.split()[7:] for call in checkout.calls() if call.endswith(' onedl-mmcv')]
-    first = ['--verbose', '--no-build-isolation', 'onedl-mmcv']
-    again = first[:-1] + ['--no-cache-dir', '--force-reinstall', '--no-deps', 'onedl-mmcv']
-    assert builds == [first, again]
-
-
-def test_operators_that_never_work(checkout):
-    (checkout.state / 'broken').touch()
-    status, _, err = checkout.run()
-    assert status == 1
-    assert 'operators of onedl-mmcv do not work' in err
-    assert not (checkout.venv / 'setup.stamp').exists()
-
-
-def test_other_python_version_makes_venv_anew(checkout):
-    assert checkout.run()[0] == 0
-    (checkout.venv / 'old').touch()
-    other = checkout.add_python('other', '3.12')
-    status, out, err = checkout.run(PYTHON=str(other))
-    assert status == 0, err
-    assert 'replacing' in out and '(3.12)' in out
-    assert not (checkout.venv / 'old').exists()
-    assert checkout.run(PYTHON=str(other)) == (0, '', '')
-
-
-def test_broken_venv_is_made_anew(checkout):
-    assert checkout.run()[0] == 0
-    (checkout.venv / 'bin/python').write_text('#!/bin/bash\nexit 1\n')
-    status, out, err = checkout.run()
-    assert status == 0, err
-    assert 'replacing' in out
-
-
-def add_gpu(checkout, nvcc):
-    """A GPU, a torch for CUDA 13.0, and an nvcc of the given release (None: no nvcc)."""
-    checkout.add_program('nvidia-smi')
-    toolkit = checkout.root.parent / 'cuda'
-    (checkout.state / 'gpu').write_text(f'13.0 {toolkit if nvcc else None}\n')
-    if nvcc:
-        (toolkit / 'bin').mkdir(parents=True)
-        text = f'#!/bin/bash\necho "Cuda compilation tools, release {nvcc}, V1"\n'
-        checkout.add_program(toolkit / 'bin/nvcc', text)
-
-
-def mmcv_builds(checkout):
-    return [call.split()[1] for call in checkout.calls() if call.endswith(' onedl-mmcv')]
-
-
-def test_gpu_with_matching_nvcc(checkout):
-    add_gpu(checkout, nvcc='13.1')
-    status, out, err = checkout.run()
-    assert status == 0, err
-    assert 'its cuda operators' in out
-    assert mmcv_builds(checkout) == ['FORCE_CUDA=1']
-    assert not (checkout.venv / 'cpu_ops').exists()
-
-
-@pytest.mark.parametrize('nvcc', [None, '12.8'])
-def test_gpu_without_matching_nvcc(checkout, nvcc):
-    add_gpu(checkout, nvcc)
-    status, out, err = checkout.run()
-    assert status == 0, err
-    assert 'no nvcc of CUDA 13' in out and 'toolkit 13.x' in out and 'onedl-mim' in out
-    assert mmcv_builds(checkout) == ['FORCE_CUDA=0']
-    assert (checkout.venv / 'cpu_ops').exists()
-
-
-def test_gpu_build_that_fails_leaves_cpu_operators(checkout):
-    add_gpu(checkout, nvcc='13.0')
-    (checkout.state / 'no_cuda_build').touch()
-    status, out, err = checkout.run()
-    assert status == 0, err
-    assert 'could not be compiled for the GPU' in out
-    assert mmcv_builds(checkout) == ['FORCE_CUDA=1', 'FORCE_CUDA=0']
-    assert (checkout.venv / 'cpu_ops').exists()
-
-
-def test_cached_cpu_operators_on_a_gpu_are_compiled_afresh(checkout):
-    add_gpu(checkout, nvcc='13.0')
-    # The first build "installs" a cached wheel: it leaves the operators as they are.
-    text = (checkout.bin / 'python3').read_text().replace('1*)', '1*--no-cache-dir*)')
-    checkout.add_program('python3', text)
-    status, out, err = checkout.run()
-    assert status == 0, err
-    assert 'compiling it afresh' in out
-    assert mmcv_builds(checkout) == ['FORCE_CUDA=1', 'FORCE_CUDA=1']
-    assert not (checkout.venv / 'cpu_ops').exists()
 
 
 @pytest.mark.skipif(shutil.which('flock') is None, reason='needs flock')
@@ -345,6 +304,120 @@ def test_two_runs_at_once_install_once(checkout):
     assert len(checkout.calls()) == len(set(checkout.calls()))
 
 
+# ---------------------------------------------------------------- other environments
+def test_newest(checkout):
+    """No pins, and looked for again on another day; .venv is left alone."""
+    calls, out = checkout.done('newest')
+    assert out.endswith('.venv-newest is ready (torch 1.2.3)\n') and not checkout.venv.exists()
+    assert all(' --constraint /dev/null ' in call for call in calls)
+    (packages,) = (call for call in calls if '--editable' in call)
+    assert '--upgrade --upgrade-strategy eager' in packages
+    assert calls[-1].endswith('--upgrade --no-deps numpy opencv-python-headless')
+    assert checkout.done('newest') == ([], '')
+    checkout.add_program('date', '#!/bin/bash\necho 2001-01-01\n')
+    assert checkout.done('newest')[0] == calls
+
+
+def test_last_open_mmlab_releases(checkout):
+    """Pins of their own; mmcv of an older set-up goes, as mmcv-lite is the same module."""
+    calls, out = checkout.done('openmmlab', MMCV_OPS='compiled')
+    assert out.endswith('.venv-openmmlab is ready (torch 1.2.3)\n') and not checkout.venv.exists()
+    assert calls.pop(1) == ': uninstall -y mmcv'
+    assert all(' --constraint constraints-openmmlab.txt ' in call for call in calls)
+    assert ' --editable .[openmmlab] ' in calls[-1]
+    assert checkout.done('openmmlab') == ([], '')
+
+
+def test_unknown_environment(checkout):
+    status, _, err = checkout.run('latest')
+    assert status == 2 and err == 'usage: setup_env.sh [newest | openmmlab]\n'
+
+
+# ---------------------------------------------------------------- MMCV_OPS
+COMPILE = ': install --no-compile --constraint constraints.txt --no-build-isolation '
+COMPILE += '--force-reinstall --no-deps {} onedl-mmcv'
+PURE = ': install --no-compile --constraint constraints.txt --no-cache-dir --no-deps '
+PURE += '--force-reinstall onedl-mmcv'
+
+
+def test_compiled_operators_stay_until_they_are_not_wanted(checkout):
+    checkout.add_program('c++')
+    checkout.done()
+    calls, out = checkout.done(MMCV_OPS='compiled')
+    assert calls[-1] == COMPILE.format('--verbose') and 'about 10 minutes' in out
+    assert checkout.done(MMCV_OPS='compiled') == checkout.done() == ([], '')
+
+    with open(checkout.root / 'constraints.txt', 'a') as file:
+        file.write('# changed\n')
+    calls, _ = checkout.done()
+    assert not any('--force-reinstall' in call for call in calls)
+    assert checkout.done(MMCV_OPS='compiled') == ([], '')
+    assert checkout.done(MMCV_OPS='none')[0][-1] == PURE
+    assert checkout.done(MMCV_OPS='none') == checkout.done() == ([], '')
+
+
+def test_operators_of_another_torch(checkout):
+    """They give way where nobody asked for compiled ones."""
+    checkout.done()
+    (checkout.venv / 'setup.stamp').unlink()
+    (checkout.state / 'bad_ops').touch()
+    text = (checkout.bin / 'python3').read_text()
+    text = text.replace('echo none >', 'rm -f $state/bad_ops; echo none >')
+    for python in (checkout.bin / 'python3', checkout.venv / 'bin/python'):
+        python.write_text(text)
+    assert checkout.done()[0][-1] == PURE
+
+
+def test_cached_wheel_of_another_torch_is_compiled_afresh(checkout):
+    checkout.add_program('c++')
+    (checkout.state / 'stale').touch()
+    calls, _ = checkout.done(MMCV_OPS='compiled')
+    assert calls[-2:] == [COMPILE.format('--verbose'), COMPILE.format('--no-cache-dir')]
+
+
+def test_operators_that_never_work(checkout):
+    checkout.add_program('c++')
+    for name in ('stale', 'broken'):
+        (checkout.state / name).touch()
+    status, _, err = checkout.run(MMCV_OPS='compiled')
+    assert status == 1
+    assert 'operators of onedl-mmcv do not work' in err
+    assert not (checkout.venv / 'setup.stamp').exists()
+
+
+@pytest.mark.parametrize('compiler', [None, '#!/bin/bash\nexit 1\n'])
+def test_no_working_compiler(checkout, compiler):
+    """It is asked for before anything is installed, and only where it is needed."""
+    if compiler:
+        checkout.add_program('c++', compiler)
+    words = ('C++17', 'apt install g++', 'CXX')
+    assert_one_line_error(checkout, checkout.run(MMCV_OPS='compiled'), *words)
+    checkout.done(MMCV_OPS='none')
+
+
+def test_unknown_choice(checkout):
+    assert_one_line_error(checkout, checkout.run(MMCV_OPS='cuda'), 'MMCV_OPS', "'cuda'")
+
+
+def test_the_question_about_operators(tmp_path):
+    """A real Python says 'none' where there is no file, and fails where it does not import."""
+    question = SCRIPT.split('"$py" -I -c \'\nimport importlib.util, pathlib')[1].split("' 2>")[0]
+    package = tmp_path / 'mmcv'
+    package.mkdir()
+    (package / '__init__.py').touch()
+
+    def ask():
+        command = [sys.executable, '-c', 'import importlib.util, pathlib' + question]
+        env = {**os.environ, 'PYTHONPATH': str(tmp_path)}
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    assert ask().stdout == 'none\n'
+    (package / '_ext.cpython-311-x86_64-linux-gnu.so').touch()
+    done = ask()
+    assert done.returncode != 0 and done.stdout == ''
+
+
+# ---------------------------------------------------------------- pins
 @pytest.mark.parametrize('python', ['3.10', '3.11', '3.12'])
 def test_constraints_give_each_package_one_version(python):
     pins = {}

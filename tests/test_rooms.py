@@ -23,7 +23,9 @@ ORDER = (
     'ops',
     'compat',
     'messages',
+    'processes',
     'errors',
+    'version',
 )
 FILES = sorted(PACKAGE.rglob('*.py'))
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import build_functions
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 
 from support.running import ROOT
@@ -37,7 +37,14 @@ CHECKS = {
     ),
     'Runner._resume': lambda: assigns(Runner, '_resume') and assigns(FlexibleRunner, '_resume'),
     'Runner._train_loop': lambda: assigns(Runner, '_train_loop'),
+    'BaseLoop._decide_current_val_interval': lambda: all(
+        takes(loop._decide_current_val_interval, 'self')
+        for loop in (EpochBasedTrainLoop, IterBasedTrainLoop)
+    ),
     'Runner._randomness_cfg': lambda: assigns(Runner, '_randomness_cfg'),
+    'CheckpointHook._save_checkpoint': lambda: takes(
+        CheckpointHook._save_checkpoint, 'self', 'runner'
+    ),
     'CheckpointHook._save_checkpoint_with_step': lambda: takes(
         CheckpointHook._save_checkpoint_with_step, 'self', 'runner', 'step', 'meta'
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gcvit_mm import UserError
-from gcvit_mm.ops import OPERATORS, Extension, installed, mode, standin
+from gcvit_mm.ops import OPERATORS, Extension, installed, mode, report, standin
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,22 +186,19 @@ def test_ops_install_and_remove(site):
     """The file, programs that never import gcvit_mm, and the file's end."""
     file = site / 'mmcv' / '_ext.py'
     where = dict(paths=[str(site)])
-    path = ROOT / 'gcvit_mm' / 'ops' / 'installed.py'
-    # by its path, as __main__ does: nothing but Python's own library is imported
-    code = f"import runpy, sys; sys.exit(runpy.run_path({str(path)!r})['main'](['%s']))"
-    status, output = python(code % 'install', **where)
+    status, output = python(['-m', 'gcvit_mm', 'ops', 'install'], **where)
     assert status == 0 and last(output).startswith(f'wrote {file}')
     assert file.read_text() == installed.TEXT and len(installed.TEXT.splitlines()) == 2
-    assert python(code % 'install', **where)[0] == 0
+    assert python(['-m', 'gcvit_mm', 'ops', 'install'], **where)[0] == 0
     improved = 'import mmcv.ops.multi_scale_deform_attn as m\n'
     improved += 'print(m.multi_scale_deformable_attn_pytorch.__module__)'
     lines = python(NMS + improved, **where)[1].splitlines()[-2:]
     assert lines == ['[1, 2]', 'gcvit_mm.ops.deform_attn']
     status, output = python(['-m', 'gcvit_mm', 'ops'], **where)
     assert status == 0 and '_ext.py in mmcv     installed' in output
-    status, output = python(code % 'remove', **where)
+    status, output = python(['-m', 'gcvit_mm', 'ops', 'remove'], **where)
     assert status == 0 and last(output) == f'removed {file}' and not file.exists()
-    status, output = python(code % 'remove', **where)
+    status, output = python(['-m', 'gcvit_mm', 'ops', 'remove'], **where)
     assert status == 0 and last(output).startswith('nothing to remove')
 
 
@@ -216,7 +213,7 @@ def test_ops_install_refuses(tmp_path, monkeypatch, capsys):
     foreign = tmp_path / '_ext.py'
     foreign.write_text('nms = None\n')
     for command in ('install', 'remove'):
-        assert installed.main([command]) == 2
+        assert report.main([command]) == 2
         error = capsys.readouterr().err
         assert error == f'error: {foreign} is not a file of gcvit_mm: it is left alone\n'
     assert foreign.read_text() == 'nms = None\n'
@@ -224,26 +221,26 @@ def test_ops_install_refuses(tmp_path, monkeypatch, capsys):
 
     library = tmp_path / f'_ext{standin.importlib.machinery.EXTENSION_SUFFIXES[0]}'
     library.write_bytes(b'')
-    assert installed.main(['install']) == 2
+    assert report.main(['install']) == 2
     assert 'has compiled operators, nothing is installed' in capsys.readouterr().err
-    assert installed.main(['remove']) == 0 and library.exists()
+    assert report.main(['remove']) == 0 and library.exists()
     library.unlink()
 
     monkeypatch.setattr(installed.os, 'access', lambda path, how: False)
-    assert installed.main(['install']) == 2
+    assert report.main(['install']) == 2
     assert 'is not writable' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
     monkeypatch.setattr(installed, 'mmcv_folder', lambda: None)
-    assert installed.main(['install']) == 2
+    assert report.main(['install']) == 2
     assert capsys.readouterr().err == 'error: mmcv is not installed: pip install onedl-mmcv\n'
 
 
 def test_ops_usage(capsys):
     """Another word."""
-    assert installed.main(['uninstall']) == 2
+    assert report.main(['uninstall']) == 2
     assert 'usage: python -m gcvit_mm ops' in capsys.readouterr().err
-    assert installed.main(['--help']) == 0
+    assert report.main(['--help']) == 0
 
 
 def test_whether_it_is_installed(tmp_path, monkeypatch):

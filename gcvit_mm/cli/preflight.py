@@ -3,6 +3,7 @@
 import argparse
 import os
 import os.path as osp
+import tempfile
 
 import torch
 from mmengine.config import Config
@@ -56,7 +57,9 @@ def preflight(cfg: Config, *loaders: str, training: bool = False) -> None:
     if first and training:
         check_strategy(cfg)
         check_restarts(cfg)
+        check_unused(cfg)
     if first:
+        check_writable(cfg.work_dir)
         check_data(cfg, *loaders)
     if training:
         fetch_pretrained(cfg)
@@ -128,3 +131,38 @@ def check_restarts(cfg: Config) -> None:
             f'MAX_RESTARTS: a restart would go on from {last}, but the run starts elsewhere: '
             '--resume without a file, or another --work-dir'
         )
+
+
+def check_unused(cfg: Config) -> None:
+    """Check that a run that starts anew does not do so among the checkpoints of another.
+
+    Raises:
+        UserError: If there are some in its work dir.
+    """
+    last = next(iter(numbered_checkpoints(cfg.work_dir)), None)
+    if last and not cfg.get('resume') and not restarts():
+        raise UserError(
+            f'{last} is of an earlier run, whose files a new one would replace: --resume to go on '
+            'with that, or name another --work-dir'
+        )
+
+
+def check_writable(folder: str) -> None:
+    """Check that there is room for files in a folder, which may not be there yet.
+
+    Raises:
+        UserError: If nothing can be written.
+    """
+    place = osp.abspath(folder)
+    while not osp.exists(place) and osp.dirname(place) != place:
+        place = osp.dirname(place)
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f'--work-dir {folder} cannot be written ({error.strerror or error}): make space, or '
+            'name another folder'
+        ) from error

@@ -1,5 +1,6 @@
 """Running a tool: its errors end in one line."""
 
+import logging
 import os
 import sys
 from typing import Callable
@@ -16,6 +17,7 @@ def run_tool(main: Callable[[], None]) -> None:
     ``GCVIT_MM_TRACEBACK=1`` shows where an error comes from in any case.
     """
     end_with_launcher()
+    logging.raiseExceptions = False  # a full disk is one line, not one for every line of the log
     try:
         main()
     except KeyboardInterrupt:

@@ -147,14 +147,14 @@ def test_torchrun_restarts(tmp_path):
 
 
 def test_one_rank_is_killed(tmp_path):
-    """Without restarts the other process ends within a minute; rank and signal are named."""
+    """Without restarts the other process ends too; rank and signal are named."""
     process = torchrun(write_config(tmp_path, (2,)), tmp_path / 'work', 0)
     try:
         for _ in moments(process, 'death of rank 1'):
             if (tmp_path / 'work/died_2').exists():
                 break
     finally:
-        output = finish(process, 60)
+        output = finish(process, 300)
     assert process.returncode not in (0, -signal.SIGKILL)
     assert re.search(r'rank\s*: 1 ', output) and 'Signal 9 (SIGKILL)' in output, output[-4000:]
 
@@ -188,11 +188,9 @@ def test_killed_training_goes_on(shapes, tmp_path):
     whole = run(*command(tmp_path / 'whole'))
     process = start(*command(tmp_path / 'killed'))
     try:
-        deadline = time.monotonic() + 300
-        while not (tmp_path / 'killed/iter_3.pth').exists():
-            assert process.poll() is None, process.communicate()[0][-4000:]
-            assert time.monotonic() < deadline, 'no checkpoint within five minutes'
-            time.sleep(0.01)
+        for _ in moments(process, 'checkpoint'):
+            if (tmp_path / 'killed/iter_3.pth').exists():
+                break
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()

@@ -55,7 +55,7 @@ def test_nodes_restart_and_end_together(tmp_path):
             if (work_dir / 'died_8').exists():
                 break
     finally:
-        first, second = [finish(node, 60) for node in nodes]
+        first, second = [finish(node, 300) for node in nodes]
     assert all(node.returncode not in (0, -signal.SIGKILL) for node in nodes)
     assert 'Signal 9 (SIGKILL)' in second, second[-3000:]
     before, after = attempts(first)

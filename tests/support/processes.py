@@ -12,13 +12,13 @@ import pytest
 
 def moments(process, what):
     """Wait for something that a running process is to do: ends the test if it does not."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         ended = process.poll() is not None
         yield
         assert not ended, f'ended before {what}:\n{process.communicate()[0][-4000:]}'
         time.sleep(0.001)
-    pytest.fail(f'no {what} within five minutes')
+    pytest.fail(f'no {what} within ten minutes')
 
 
 def finish(process, timeout):

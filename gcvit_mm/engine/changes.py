@@ -88,8 +88,8 @@ def mismatch(wrapper: Any, ours: list, saved: Any, theirs: Any) -> str:
         count = state.get('last_step') if isinstance(state, dict) else None
         if type(count) is not int or not -1 <= count < 2**40:
             return 'a scheduler without a step'
-        values = state.get('base_values')
-        if not isinstance(values, list) or len(values) != len(scheduler.base_values):
+        values, bases = state.get('base_values'), getattr(scheduler, 'base_values', None)
+        if bases is not None and (not isinstance(values, list) or len(values) != len(bases)):
             return 'a scheduler of another optimizer'
     return ''
 
@@ -122,7 +122,8 @@ def rates(own: List[dict], saved: List[dict], schedulers: List[dict]) -> List[st
         if 'initial_lr' in old:
             old['initial_lr'] = base
         for state in of_rates:
-            state['base_values'][i] = base
+            if 'base_values' in state:  # not those that wait for a metric
+                state['base_values'][i] = base
             if isinstance(state.get('_last_value'), list) and i < len(state['_last_value']):
                 state['_last_value'][i] = old['lr']
         said.append(f'--resume: the learning rate {before:g} of the checkpoint is now {base:g}')

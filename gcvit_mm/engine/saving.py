@@ -134,6 +134,7 @@ class SafeCheckpointHook(CheckpointHook):
         for said in take_changes(runner, checkpoint, path):
             runner.logger.warning(said)
         meta, folder = checkpoint['meta'], self._folder(runner)
+        meta.pop('config', None)  # mmengine runs it, where it has read the file itself
         line, own = line_of(meta), self._line
         inside = osp.realpath(osp.dirname(path)) == osp.realpath(folder)
         same = line[0][0] == own[0][0] if own else inside

@@ -104,6 +104,14 @@ def test_rate_without_schedulers(tmp_path):
     assert {rate for step in rates.values() for rate in step} == {0.005}
 
 
+def test_rate_that_waits_for_a_metric(tmp_path):
+    """A scheduler that has no first values of its own."""
+    plateau = dict(type='ReduceOnPlateauLR', monitor='acc')
+    train(tmp_path, stop=6, schedulers=(plateau,))
+    rates, _ = train(tmp_path, resume=True, lr=0.005, schedulers=(plateau,))
+    assert {rate for step in rates.values() for rate in step} == {0.005}
+
+
 def test_automatic_scaling_is_applied(tmp_path):
     """--auto-scale-lr of a run that was begun without it."""
     train(tmp_path, stop=6)

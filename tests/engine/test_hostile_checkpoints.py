@@ -11,6 +11,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_from_local
 from test_resume import Net, Noise, choose, load, train
 
 from gcvit_mm import CheckpointError, cli
@@ -93,6 +95,16 @@ def test_config_in_a_checkpoint_is_not_run(how, trained, tmp_path):
         changes.update(runner_type='FlexibleRunner', strategy=dict(type='SingleDeviceStrategy'))
     runner = run(trained, **changes)
     assert runner.iter == 12  # it was resumed
+    assert not trap.exists()
+
+
+def test_own_programs_run_none_either(trained, tmp_path, monkeypatch):
+    """The hook by itself, where mmengine reads files its own way."""
+    trap, path = tmp_path / 'sprung', trained / 'iter_9.pth'
+    code = f'open({str(trap)!r}, "w").close()'
+    change(path, lambda content: content['meta'].update(config=code))
+    monkeypatch.setitem(CheckpointLoader._schemes, '', load_from_local)
+    train(trained, seed=1, resume=True, load_from=str(path))
     assert not trap.exists()
 
 

@@ -6,7 +6,7 @@ unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-newest test-openmmlab lint docs clean clean-env
+.PHONY: help setup demo test test-newest test-openmmlab gpu lint docs clean clean-env
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -19,7 +19,7 @@ demo: setup ## run the demo, on a GPU if there is one
 	@bash tools/demo.sh
 
 test: setup ## run the tests on all cores; make test ARGS='-k name' runs some of them
-	@$(PY) -m pytest -n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist worksteal $(ARGS)
 
 # Build, forward, load, train, evaluate: what must also work on other releases.
 CORE := $(patsubst %,tests/%.py,$(addprefix layers/test_,window attention recompute) \
@@ -32,7 +32,10 @@ test-openmmlab: ## run the core of the tests on the last open-mmlab releases, in
 test-newest test-openmmlab: test-%:
 	@bash tools/setup_env.sh $*
 	@PATH="$$PWD/.venv-$*/bin:$$PATH" python -m pytest -p no:cacheprovider \
-		-n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist loadfile $(CORE) $(ARGS)
+		-n "$$(getconf _NPROCESSORS_ONLN)" --maxprocesses 4 --dist worksteal $(CORE) $(ARGS)
+
+gpu: ## measure what only a GPU can show into gpu.json; make gpu PART=2 for one part of eight
+	@$(or $(PYTHON),$(PY)) tools/gpu_report.py $(if $(PART),--part $(PART))
 
 lint: setup ## check style and types
 	@$(PY) -m ruff check .

@@ -21,7 +21,7 @@ def main() -> int:
 
         return check_data(sys.argv[2:])
     if command == 'ops':
-        from gcvit_mm.ops.installed import main as ops
+        from gcvit_mm.ops.report import main as ops
 
         return ops(sys.argv[2:])
     asked = command in ('-h', '--help')

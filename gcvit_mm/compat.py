@@ -4,9 +4,8 @@ Tried: torch 2.1 and 2.11, mmengine 0.10.7 and 0.10.12.
 """
 
 import pickle
-from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any, ContextManager, Dict, Sequence
+from typing import Any, Dict, Sequence
 
 import torch
 from mmengine.utils import digit_version
@@ -19,11 +18,11 @@ except ImportError:  # torch < 2.3
 __all__ = [
     'begin_anew',
     'is_compiling',
+    'keep_cudnn_attention_out',
     'load_weights_only',
     'older_exporter',
     'provably_equal',
     'torch_before',
-    'without_cudnn_attention',
 ]
 
 
@@ -42,18 +41,16 @@ def provably_equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
     return all(symbolic_shapes.statically_known_true(x == y) for x, y in zip(a, b))
 
 
-def without_cudnn_attention(device: torch.device) -> ContextManager:
-    """Keep cuDNN's attention out: it rejects a bias that needs a gradient and has been wrong
-    with masks. Torch < 2.3 lacks the switch and the cuDNN backend too."""
-    if device.type != 'cuda':
-        return nullcontext()
-    try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:
-        return nullcontext()
-    return sdpa_kernel(
-        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    )
+def keep_cudnn_attention_out() -> None:
+    """Leave cuDNN's attention out of torch's choice of kernels, for the whole process.
+
+    It rejects a bias that needs a gradient, misreads 32-bit masks beside 16-bit queries
+    (pytorch/pytorch#191612), and gives NaN gradients at windows of 8 and 24 (#196678). torch < 2.5
+    has no switch, or no such kernels.
+    """
+    switch = getattr(torch.backends.cuda, 'enable_cudnn_sdp', None)
+    if switch is not None:
+        switch(False)
 
 
 def load_weights_only(path: str, harmless: Dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Saying in one line why a tool ends."""
 
 import difflib
+import errno
 import logging
 import os
 import re
@@ -18,6 +19,15 @@ BUILDING = re.compile(r'^class `\w+` in [\w./\\-]+: ')
 # Advice of mmengine that takes more room than what it is about.
 UNREGISTERED = re.compile(r'( is not in the \S+ registry)\. Please check .*')
 MOST = 300
+# What the operating system says of disks that are full, and of folders that are not ours.
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+)
 
 
 def explain(error: Exception) -> Tuple[str, int]:
@@ -33,6 +43,9 @@ def explain(error: Exception) -> Tuple[str, int]:
     if isinstance(error, UserError):
         return one_line(error), 2
     built = what_was_built(error)
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        named = ': '.join(str(part) for part in (error.filename, error.strerror) if part)
+        return printable(f'{named}: make space, change the rights, or name another folder'), 2
     if isinstance(error, ImportError):
         return f'{described(error)}: python -m gcvit_mm doctor says what is missing', 2
     if built:
@@ -60,7 +73,12 @@ def one_line(error: BaseException) -> str:
     text = UNREGISTERED.sub(r'\1', text)
     while BUILDING.match(text):
         text = BUILDING.sub('', text)
-    return text
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """A text that may come from a file, with what a terminal would obey written out."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def described(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 # Threads that wait for others sleep instead of spinning: on cores shared with other jobs small
 # models run ten times faster so. Read once, when torch is imported.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+os.environ.setdefault('MPLBACKEND', 'Agg')
 
 import pytest
 import torch
@@ -15,11 +16,28 @@ from mmengine.registry import DefaultScope
 import gcvit_mm  # noqa: F401  stands in for mmcv._ext from here on
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in (ROOT, ROOT / 'tools', ROOT / 'tests', *sorted((ROOT / 'tests').glob('[be]*'))):
+for folder in (ROOT, ROOT / 'tools', ROOT / 'tests'):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
+from support import running
+from support.devices import DEVICES
+
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark by folder: whole runs of the tools as e2e, what only a GPU can run as gpu."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / 'tests').parts[0]
+        if folder in ('e2e', 'gpu'):
+            item.add_marker(folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item) -> None:
+    """Let the tools see a GPU in tests that are marked so, and in no others."""
+    running.SEES_GPU = item.get_closest_marker('gpu') is not None
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +45,12 @@ def same_start() -> None:
     """Let every test draw the same numbers and have no default scope, whatever ran before it."""
     torch.manual_seed(0)
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(scope='session', params=DEVICES)
+def device(request) -> str:
+    """The CPU, and a GPU where there is one: for tests that both can run."""
+    return request.param
 
 
 @pytest.fixture(scope='session')

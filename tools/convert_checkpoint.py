@@ -8,7 +8,6 @@ Examples:
 """
 
 import argparse
-import os
 import os.path as osp
 from typing import List, Optional
 
@@ -16,7 +15,7 @@ import torch
 
 from gcvit_mm import UserError
 from gcvit_mm.checkpoints import read_checkpoint, split_state_dict, unwrap
-from gcvit_mm.cli import run_tool
+from gcvit_mm.cli import check_output, run_tool, whole_output
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -34,21 +33,14 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parser.parse_args(argv)
     if osp.exists(args.dst) and not args.force:
         raise UserError(f'{args.dst} exists: choose another name, or overwrite it with --force')
-    if not osp.isdir(osp.dirname(osp.abspath(args.dst))):
-        raise UserError(f'the folder of {args.dst} does not exist: create it first')
+    check_output(args.dst, [args.src])
 
     state = unwrap(read_checkpoint(args.src, args.trust_checkpoint), args.ema)
     backbone, rest, layout = split_state_dict(state)
     state_dict = {**{f'backbone.{k}': v.contiguous() for k, v in backbone.items()}, **rest}
     meta = dict(source=osp.basename(args.src), layout=layout.name, licence=layout.licence)
-    partial = f'{args.dst}.partial'
-    try:
-        torch.save(dict(state_dict=state_dict, meta=meta), partial)
-        os.replace(partial, args.dst)
-    except (OSError, RuntimeError) as error:
-        if osp.exists(partial):
-            os.remove(partial)
-        raise UserError(f'cannot write {args.dst}: {error}') from error
+    with whole_output(args.dst) as partial, open(partial, 'wb') as file:
+        torch.save(dict(state_dict=state_dict, meta=meta), file)
     print(
         f'{args.src} ({layout.name} layout): {len(backbone)} backbone and {len(rest)} other '
         f'weights of {len(state)} entries -> {args.dst}'

@@ -9,7 +9,7 @@ out=work_dirs/demo
 
 "$python" tools/make_shapes.py data/shapes
 echo "training 300 iterations (about 10 minutes on two CPU cores); log: $out"
-"$python" tools/train.py "$config" --work-dir "$out" "$@"
+"$python" tools/train.py "$config" --work-dir "$out" --resume "$@"
 rm -rf "$out/predictions"
 "$python" tools/test.py "$config" "$out/iter_300.pth" --work-dir "$out/test" \
   --show-dir "$out/predictions"

@@ -6,13 +6,11 @@ Examples:
 """
 
 import argparse
-import os
-import os.path as osp
 from typing import List, Optional
 
 from mmengine.registry import MODELS, init_default_scope
 
-from gcvit_mm import UserError, cli
+from gcvit_mm import cli
 from gcvit_mm.checkpoints import load_model
 from gcvit_mm.deploy.onnx import export_onnx, part_to_export, verify_onnx
 
@@ -38,8 +36,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parser.parse_args(argv)
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_file(args.checkpoint, 'checkpoint')
-    if not osp.isdir(osp.dirname(osp.abspath(args.out))):
-        raise UserError(f'the folder of {args.out} does not exist: create it first')
+    cli.check_output(args.out, [args.config, args.checkpoint])
     cfg.launcher = 'none'
     cli.use_cpu(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -49,17 +46,12 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     height, width = args.size
     channels = whole.backbone.in_channels
-    partial = f'{args.out}.partial'
-    try:
+    with cli.whole_output(args.out) as partial:
         names = export_onnx(model, partial, (height, width), channels, args.fixed, args.opset)
         sizes = [(1, height, width)]
         if not args.fixed:
             sizes += [(2, height + 1, width + 37), (3, height // 2 + 11, width // 2 + 6)]
         worst = verify_onnx(model, partial, sizes, channels)
-        os.replace(partial, args.out)
-    finally:
-        if osp.exists(partial):
-            os.remove(partial)
     shape = f'1x{channels}x{height}x{width}' if args.fixed else f'Bx{channels}xHxW'
     print(f'{args.out}: image ({shape}) -> {", ".join(names)}')
     print(

@@ -10,15 +10,30 @@ launch_python() {
   fi
 }
 
+# launch_number NAME VALUE LEAST [MOST]: ends with one line unless it is such a number.
+launch_number() {
+  local most=${4:-999999}
+  case $2 in
+    ''|*[!0-9]*|???????*) ;;
+    *) if [ "$2" -ge "$3" ] && [ "$2" -le "$most" ]; then return; fi ;;
+  esac
+  if [ -n "${4:-}" ]; then
+    echo "error: $1 must be a number from $3 to $4, got '$2'" >&2
+  else
+    echo "error: $1 must be a number from $3 up, got '$2'" >&2
+  fi
+  exit 2
+}
+
 # launch_check PROCESSES SCRIPT ARGS...: one process looks at everything first, so that bad
 # input is one line and not the report of every process.
 launch_check() {
-  case $1 in
-    ''|*[!0-9]*|0) echo "error: PROCESSES must be a number from 1 up, got '$1'" >&2; exit 2 ;;
-  esac
-  case ${MAX_RESTARTS:-0} in
-    *[!0-9]*) echo "error: MAX_RESTARTS must be a number, got '$MAX_RESTARTS'" >&2; exit 2 ;;
-  esac
+  launch_number PROCESSES "$1" 1
+  launch_number NNODES "${NNODES:-1}" 1
+  launch_number NODE_RANK "${NODE_RANK:-0}" 0 $((10#${NNODES:-1} - 1))
+  launch_number PORT "${PORT:-29500}" 1 65535
+  launch_number MAX_RESTARTS "${MAX_RESTARTS:-0}" 0
+  launch_number OMP_NUM_THREADS "${OMP_NUM_THREADS:-1}" 1
   LOCAL_WORLD_SIZE=$1 TORCHELASTIC_MAX_RESTARTS=${MAX_RESTARTS:-0} "$(launch_python)" "${@:2}"
 }
 

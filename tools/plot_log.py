@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gcvit_mm.cli import run_tool
+from gcvit_mm.cli import run_tool, whole_output
 from gcvit_mm.errors import UserError
 
 MAX_LINES = 8  # per panel
@@ -156,7 +156,8 @@ def main(argv: list[str] | None = None) -> None:
     figure = draw(*load_rows(args.work_dir), args.work_dir.resolve().name)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, bbox_inches='tight')
+        with whole_output(str(out)) as partial:
+            figure.savefig(partial, bbox_inches='tight')
     except (OSError, ValueError) as error:
         raise UserError(f'cannot write {out}: {error}') from error
     print(f'wrote {out}')

@@ -8,6 +8,7 @@ Examples:
 import argparse
 import os
 import os.path as osp
+from functools import partial
 from typing import Any, List, Optional, Tuple
 
 import mmcv
@@ -21,11 +22,12 @@ from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
 from gcvit_mm.datacheck.pictures import read_picture, room_for_text
 from gcvit_mm.datacheck.pipeline import CheckedPipeline
+from gcvit_mm.messages import printable
 from gcvit_mm.visualization import Placement, attention_maps, find_blocks
 from gcvit_mm.visualization import paint as paint_maps
 
 
-def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_config_arguments(parser)
@@ -71,6 +73,25 @@ def check_images(paths: List[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f'two images are called {twice}: they would overwrite each other')
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Check that no picture would be painted over one that is read.
+
+    Raises:
+        UserError: If one would, or the folder cannot be made.
+    """
+    try:
+        os.makedirs(args.out_dir, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f'--out-dir {args.out_dir} cannot be made ({error.strerror}): name another folder'
+        ) from error
+    for path in args.images:
+        out_file = osp.join(
+            args.out_dir, (attention_name if args.attention else osp.basename)(path)
+        )
+        cli.check_output(out_file, [*args.images, args.config, args.checkpoint])
 
 
 def parse_pixel(args: argparse.Namespace) -> Tuple[int, int]:
@@ -123,27 +144,24 @@ def paint(cfg: Config, model: Any, meta: dict, args: argparse.Namespace) -> None
     pipeline = test_pipeline(cfg)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
     visualizer.dataset_meta = meta
-    os.makedirs(args.out_dir, exist_ok=True)
     for path in track(args.images, description='predicting'):
         data = pipeline(dict(img_path=path, img_id=0))
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([data]))[0]
         picture = mmcv.imread(path, channel_order='rgb')
-        options: dict = dict(
-            data_sample=sample.cpu(),
-            draw_gt=False,
-            out_file=osp.join(args.out_dir, osp.basename(path)),
-        )
+        options: dict = dict(data_sample=sample.cpu(), draw_gt=False)
         if cfg.default_scope == 'mmpretrain':
             label = int(sample.pred_label)
-            name = meta['classes'][label] if meta.get('classes') else label
+            name = printable(str(meta['classes'][label] if meta.get('classes') else label))
             print(f'{path}: {name} {sample.pred_score[label]:.2f}')
             options.update(room_for_text(*picture.shape[:2]))
-            visualizer.visualize_cls(picture, **options)
+            draw = visualizer.visualize_cls
         else:
             if cfg.default_scope == 'mmdet':
                 options['pred_score_thr'] = args.score_thr
-            visualizer.add_datasample(osp.basename(path), picture, **options)
+            draw = partial(visualizer.add_datasample, osp.basename(path))
+        with cli.whole_output(osp.join(args.out_dir, osp.basename(path))) as out_file:
+            draw(picture, out_file=out_file, **options)
 
 
 def paint_attention(
@@ -155,7 +173,6 @@ def paint_attention(
         UserError: If the test pipeline cuts the pixel off.
     """
     pipeline = test_pipeline(cfg)
-    os.makedirs(args.out_dir, exist_ok=True)
     for path in track(args.images, description='painting'):
         data = pseudo_collate([pipeline(dict(img_path=path, img_id=0))])
         data = model.data_preprocessor(data, False)
@@ -168,8 +185,8 @@ def paint_attention(
             )
         maps = attention_maps(model.backbone, data['inputs'], point, args.layer)
         picture = mmcv.imread(path, channel_order='rgb')
-        out_file = osp.join(args.out_dir, attention_name(path))
-        paint_maps(picture, pixel, maps, placement, out_file)
+        with cli.whole_output(osp.join(args.out_dir, attention_name(path))) as out_file:
+            paint_maps(picture, pixel, maps, placement, out_file)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -181,6 +198,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.layer and not args.attention:
         raise UserError('--layer: goes with --attention X,Y only')
     pixel = parse_pixel(args) if args.attention else None
+    check_outputs(args)
     if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
         raise UserError(f'{args.config} is no config of a detector, segmentor or classifier')
     device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')

@@ -9,9 +9,15 @@ if [ $# -lt 3 ]; then
 fi
 partition=$1 job_name=$2 config=$3
 shift 3
-gpus=${GPUS:-8}
-gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=tools/launch.sh
+source "$here/launch.sh"
+gpus=${GPUS:-8}
+launch_number GPUS "$gpus" 1
+gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
+launch_number GPUS_PER_NODE "$gpus_per_node" 1
+launch_number CPUS_PER_TASK "${CPUS_PER_TASK:-5}" 1
+launch_number PORT "${PORT:-29500}" 1 65535
 if [ ! -f "$config" ]; then
   echo "error: config $config does not exist: check the path" >&2
   exit 2
@@ -20,8 +26,6 @@ if ! command -v srun >/dev/null; then
   echo "error: srun not found: run this where Slurm is, or use tools/dist_train.sh" >&2
   exit 2
 fi
-# shellcheck source=tools/launch.sh
-source "$here/launch.sh"
 export MASTER_PORT=${PORT:-29500}
 # shellcheck disable=SC2086 # SRUN_ARGS holds several words
 exec srun -p "$partition" --job-name="$job_name" --gres=gpu:"$gpus_per_node" \

@@ -14,11 +14,9 @@ from mmengine.evaluator import DumpResults
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.datacheck.check import check_classes
-from gcvit_mm.datacheck.folders import check_data
 
 
-def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_run_arguments(parser)
@@ -55,6 +53,19 @@ def paint_into(cfg: Config, folder: str) -> None:
         hook.update(enable=True, interval=1, out_dir=folder)
 
 
+def check_painted(dataset: Any, folder: str) -> None:
+    """Check that no picture of a data set lies in the folder that predictions are painted into.
+
+    Raises:
+        UserError: If one does: it would be painted over.
+    """
+    where = osp.realpath(folder)
+    for i in range(len(dataset)) if hasattr(dataset, 'get_data_info') else ():
+        path = str(dataset.get_data_info(i).get('img_path'))
+        if osp.realpath(osp.dirname(path)) == where:
+            raise UserError(f'--show-dir {folder} is where {path} lies: name another folder')
+
+
 def take_bgr(visualizer: Any) -> None:
     """Let mmpretrain's visualizer, which expects RGB, take the BGR pictures of its own hook."""
     paint = visualizer.visualize_cls
@@ -78,9 +89,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.prepare(cfg, args)
     cli.check_file(args.checkpoint, 'checkpoint')
-    check_data(cfg, 'test_dataloader')
-    if not (cfg.get('test_evaluator') or {}).get('format_only'):  # a test set without annotations
-        check_classes(cfg, 'test_dataloader')
+    if args.out:
+        cli.check_output(args.out, [args.config, args.checkpoint])
+    cli.preflight(cfg, 'test_dataloader')
     if args.check:
         return
     if args.show_dir:
@@ -92,6 +103,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     runner = cli.build_runner(cfg)
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         take_bgr(runner.visualizer)
+    if args.show_dir:
+        check_painted(runner.test_dataloader.dataset, args.show_dir)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)

@@ -12,11 +12,9 @@ import torch
 from mmengine.config import Config
 
 from gcvit_mm import UserError, cli
-from gcvit_mm.datacheck.check import check_classes
-from gcvit_mm.datacheck.folders import check_data
 
 
-def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -64,8 +62,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             raise UserError('--amp needs a GPU: leave it out to train on the CPU')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.dtype = args.amp
-        if args.amp == 'float16':
-            cfg.optim_wrapper.loss_scale = 'dynamic'
+        # bfloat16 reaches as far as float32 and needs no scale
+        cfg.optim_wrapper.loss_scale = 'dynamic' if args.amp == 'float16' else dict(enabled=False)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr: this config names no auto_scale_lr.base_batch_size')
@@ -80,16 +78,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.prepare(cfg, args)
     apply_options(cfg, args)
-    check_data(cfg, 'train_dataloader', 'val_dataloader')
-    if not cfg.get('resume'):
-        cli.check_pretrained(cfg)
-    check_classes(cfg, 'train_dataloader', 'val_dataloader')
-    cli.check_strategy(cfg)
+    cli.preflight(cfg, 'train_dataloader', 'val_dataloader', training=True)
     if args.check:
-        cli.check_restarts(cfg)
         return
-    runner = cli.build_runner(cfg)
-    runner.train()
+    cli.build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from typing_extensions import Protocol
 
 from ..errors import CheckpointError
 from ..layers import Fitted
+from ..messages import printable
 from .convert import BACKBONE, split_state_dict
 from .reading import read_checkpoint, unwrap
 
@@ -30,7 +31,7 @@ def _say_once(text: str) -> None:
 
 def _names(keys: List[str], most: int = 4) -> str:
     more = f' and {len(keys) - most} more' if len(keys) > most else ''
-    return ', '.join(keys[:most]) + more
+    return printable(', '.join(keys[:most])) + more
 
 
 class Loadable(Protocol):

@@ -2,20 +2,19 @@
 
 import argparse
 import codecs
-import os
 import os.path as osp
 import pickle
 from collections import Counter
 from typing import Any, Dict
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer
 
 from ..compat import load_weights_only
 from ..errors import CheckpointError
+from .bounds import check_packed, check_unpacked
+from .downloading import download
 
 # Wrappers around the weights, in the order in which they are looked for.
 EMA_KEYS = ('state_dict_ema', 'model_ema')
@@ -24,38 +23,6 @@ STATE_KEYS = ('state_dict', 'model', 'module')  # the last: DeepSpeed's
 WRAPPER_PREFIXES = ('module.', '_orig_mod.')
 # What mmengine's loss histories name of their class.
 HISTORY_METHODS = ('min', 'max', 'current', 'mean')
-
-
-def download(url: str) -> str:
-    """Return the local copy of a released checkpoint, downloading it once.
-
-    It is kept in ``torch.hub``'s checkpoint folder, under its own name. In distributed runs
-    one process a machine downloads and the others wait.
-
-    Args:
-        url: Address of the file.
-
-    Raises:
-        CheckpointError: If it cannot be reached; the message says where to put the file.
-    """
-    folder = osp.join(torch.hub.get_dir(), 'checkpoints')
-    path = osp.join(folder, osp.basename(urlparse(url).path))
-    failure = None
-    if not osp.exists(path) and os.environ.get('LOCAL_RANK', '0') == '0':
-        try:
-            os.makedirs(folder, exist_ok=True)
-            torch.hub.download_url_to_file(url, path)
-        except OSError as error:
-            failure = error
-    barrier()
-    if not osp.exists(path):
-        reason = f' ({failure})' if failure else ''
-        raise CheckpointError(
-            f'cannot download {url}{reason}: fetch that file on a machine with internet access '
-            f'and put it at {path}, or train from scratch with '
-            '--cfg-options model.backbone.init_cfg=None'
-        )
-    return path
 
 
 def local_path(source: str) -> str:
@@ -112,7 +79,11 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
         if trust_checkpoint:
             checkpoint = torch.load(path, map_location='cpu', weights_only=False)
         else:
+            check_packed(path)
             checkpoint = load_weights_only(path, _harmless())
+            check_unpacked(checkpoint, path)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         if 'weights_only' in str(error).lower() and not trust_checkpoint:
             raise CheckpointError(
@@ -134,6 +105,9 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
             f'checkpoint {path} holds a {type(checkpoint).__name__} instead of weights: name '
             'the file that the training saved'
         )
+    meta = checkpoint.get('meta')
+    if isinstance(meta, dict):
+        meta.pop('config', None)  # mmengine runs it when a run is resumed
     return checkpoint
 
 

@@ -3,11 +3,13 @@
 from .arguments import LAUNCHERS, KeyValue, add_config_arguments, add_run_arguments
 from .config import load_config, replace_data_root
 from .devices import check_devices, use_cpu
+from .outputs import check_output, whole_output
 from .preflight import (
     check_file,
-    check_pretrained,
     check_restarts,
     check_strategy,
+    fetch_pretrained,
+    preflight,
     prepare,
 )
 from .runner import build_model, build_runner
@@ -22,12 +24,15 @@ __all__ = [
     'build_runner',
     'check_devices',
     'check_file',
-    'check_pretrained',
+    'check_output',
     'check_restarts',
     'check_strategy',
+    'fetch_pretrained',
     'load_config',
+    'preflight',
     'prepare',
     'replace_data_root',
     'run_tool',
     'use_cpu',
+    'whole_output',
 ]

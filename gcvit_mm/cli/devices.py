@@ -11,6 +11,12 @@ from ..engine.resuming import restart_store
 from ..errors import UserError
 
 
+def local_rank() -> int:
+    """Number of this process on its machine, as its launcher counts; 0 without a launcher."""
+    names = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
+    return int(next((os.environ[name] for name in names if os.environ.get(name)), 0))
+
+
 def check_devices() -> None:
     """Check that every process of this machine has a GPU of its own, where there are GPUs.
 

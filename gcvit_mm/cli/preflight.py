@@ -1,18 +1,21 @@
-"""What is looked at before a run starts."""
+"""What is looked at before a run starts, in one place and once a machine."""
 
 import argparse
 import os
 import os.path as osp
+import tempfile
 
 import torch
 from mmengine.config import Config
 
 from .. import backbones
 from ..checkpoints import local_path
-from ..engine.resuming import numbered_checkpoints
+from ..datacheck.check import check_classes
+from ..datacheck.folders import check_data
+from ..engine.resuming import numbered_checkpoints, restarts
 from ..errors import CheckpointError, UserError
 from .config import replace_data_root
-from .devices import check_devices, use_cpu
+from .devices import check_devices, local_rank, use_cpu
 
 
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
@@ -35,6 +38,37 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         use_cpu(cfg)
 
 
+def preflight(cfg: Config, *loaders: str, training: bool = False) -> None:
+    """Look at everything that can end a run in its first minutes.
+
+    One process a machine looks, and downloads the weights that a backbone starts from; the others
+    go on and wait for it, at the file that it downloads or when they join their group. A launcher
+    ends them where it fails. A run that goes on from a checkpoint asks for no such weights.
+
+    Args:
+        cfg: The config, after :func:`prepare`.
+        loaders: Which of its dataloaders the run will read.
+        training: Whether it will train.
+
+    Raises:
+        UserError: With what does not fit; the message names it and the fix.
+    """
+    first = local_rank() == 0
+    if first and training:
+        check_strategy(cfg)
+        check_restarts(cfg)
+        check_unused(cfg)
+    if first:
+        check_writable(cfg.work_dir)
+        check_data(cfg, *loaders)
+    if training:
+        fetch_pretrained(cfg)
+    for loader in loaders if first else ():
+        evaluator = cfg.get(loader.replace('dataloader', 'evaluator'))
+        if not (isinstance(evaluator, dict) and evaluator.get('format_only')):
+            check_classes(cfg, loader)  # a test set without annotations has none to compare
+
+
 def check_file(path: str, what: str) -> None:
     """Check that a file named on the command line exists.
 
@@ -45,8 +79,10 @@ def check_file(path: str, what: str) -> None:
         raise UserError(f'{what} {path} does not exist: check the path')
 
 
-def check_pretrained(cfg: Config) -> None:
-    """Check that the weights a backbone of this package starts from can be had.
+def fetch_pretrained(cfg: Config) -> None:
+    """Have the weights at hand that a backbone of this package starts from.
+
+    Those of a run that goes on from a checkpoint are taken out of the config.
 
     Raises:
         CheckpointError: If the file is missing, or cannot be downloaded.
@@ -55,6 +91,10 @@ def check_pretrained(cfg: Config) -> None:
     init_cfg = backbone.get('init_cfg') or {}
     cls = getattr(backbones, str(backbone.get('type')), None)
     if cls is None or init_cfg.get('type') != 'Pretrained':
+        return
+    saved = bool(numbered_checkpoints(cfg.work_dir))
+    if (cfg.get('resume') and (saved or cfg.get('load_from'))) or (restarts() and saved):
+        cfg.model.backbone.init_cfg = None
         return
     try:
         local_path(init_cfg['checkpoint'])
@@ -83,7 +123,7 @@ def check_restarts(cfg: Config) -> None:
         UserError: If the last checkpoint of its work dir is not where it starts from.
     """
     last = next(iter(numbered_checkpoints(cfg.work_dir)), None)
-    if not int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) or last is None:
+    if not int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) or last is None or restarts():
         return
     named = cfg.get('load_from')
     if not cfg.get('resume') or (named and osp.realpath(named) != osp.realpath(last)):
@@ -91,3 +131,38 @@ def check_restarts(cfg: Config) -> None:
             f'MAX_RESTARTS: a restart would go on from {last}, but the run starts elsewhere: '
             '--resume without a file, or another --work-dir'
         )
+
+
+def check_unused(cfg: Config) -> None:
+    """Check that a run that starts anew does not do so among the checkpoints of another.
+
+    Raises:
+        UserError: If there are some in its work dir.
+    """
+    last = next(iter(numbered_checkpoints(cfg.work_dir)), None)
+    if last and not cfg.get('resume') and not restarts():
+        raise UserError(
+            f'{last} is of an earlier run, whose files a new one would replace: --resume to go on '
+            'with that, or name another --work-dir'
+        )
+
+
+def check_writable(folder: str) -> None:
+    """Check that there is room for files in a folder, which may not be there yet.
+
+    Raises:
+        UserError: If nothing can be written.
+    """
+    place = osp.abspath(folder)
+    while not osp.exists(place) and osp.dirname(place) != place:
+        place = osp.dirname(place)
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f'--work-dir {folder} cannot be written ({error.strerror or error}): make space, or '
+            'name another folder'
+        ) from error

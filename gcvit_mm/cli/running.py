@@ -1,18 +1,23 @@
 """Running a tool: its errors end in one line."""
 
+import logging
 import os
 import sys
 from typing import Callable
 
 from ..messages import explain
+from ..processes import end_with_launcher, stop_restarts
 
 
 def run_tool(main: Callable[[], None]) -> None:
     """Run the main function of a tool; errors end it with one line, bad input with status 2.
 
     What nobody foresaw has status 1, and its traceback where there are several processes.
+    Under torchrun the tool ends with it, and bad input is not tried again.
     ``GCVIT_MM_TRACEBACK=1`` shows where an error comes from in any case.
     """
+    end_with_launcher()
+    logging.raiseExceptions = False  # a full disk is one line, not one for every line of the log
     try:
         main()
     except KeyboardInterrupt:
@@ -23,4 +28,6 @@ def run_tool(main: Callable[[], None]) -> None:
         if status == 1 and int(os.environ.get('WORLD_SIZE', 1)) > 1:
             raise  # torch says which rank it was
         print(f'error: {line}', file=sys.stderr, flush=True)
+        if status == 2:
+            stop_restarts()
         sys.exit(status)

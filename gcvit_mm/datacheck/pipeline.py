@@ -7,6 +7,7 @@ from mmengine.dataset import Compose
 
 from ..errors import UserError
 from ..messages import described, what_was_built
+from ..processes import WorkerInit
 from .report import some
 
 
@@ -197,4 +198,5 @@ def build_dataloader(build: Callable[..., Any], training: Any, cfg: Any, **optio
             '(python -m gcvit_mm check-data says more), or the config'
         ) from error
     check_dataset(loader.dataset, cfg is training or cfg == training)
+    loader.worker_init_fn = WorkerInit(loader.worker_init_fn)
     return loader

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..errors import UserError
-from .resuming import last_name
+from .damage import CHANGES, start_again
 
 
 @HOOKS.register_module()
@@ -43,9 +43,8 @@ class StopOnNonFinite(Hook):
             images = ', '.join(image_paths(data_batch)) or 'unknown'
             raise UserError(
                 f'step {runner.iter + 1}: {name} is {value}; images: '
-                f'{images}; go on from {last_name(runner.work_dir)} after a look at them '
-                '(python -m gcvit_mm check-data), or with a lower learning rate, clip_grad, or '
-                'bfloat16 or float32 instead of float16'
+                f'{images}; {start_again(runner)} after a look at them '
+                f'(python -m gcvit_mm check-data), or with {CHANGES}'
             )
 
 

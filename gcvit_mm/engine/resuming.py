@@ -5,15 +5,22 @@ import os.path as osp
 import pickletools
 import re
 import zipfile
-from typing import Any, Iterable, List, Optional
+from typing import Any, List, Optional, Tuple
 
+import torch
+from mmengine.logging import MessageHub
+from torch import nn
 from torch.distributed import PrefixStore, TCPStore
 
+from ..checkpoints import check_whole_model, read_checkpoint
+from ..checkpoints.bounds import arrays
 from ..errors import CheckpointError
+from .identity import Line, belongs, line_of
 
 NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 # What a checkpoint must hold to go on from.
 TRAINING_STATE = ('meta', 'state_dict', 'message_hub', 'optimizer')
+MOST_STEPS = 2**40
 
 
 def restarts() -> int:
@@ -39,6 +46,12 @@ def restart_store() -> dict:
     return dict(store=store, rank=int(env['RANK']), world_size=count)
 
 
+def number(path: str) -> int:
+    """The step or epoch in the name of a checkpoint; -1 if it has none."""
+    match = NUMBERED.fullmatch(osp.basename(path))
+    return int(match[1]) if match else -1
+
+
 def numbered_checkpoints(folder: str) -> List[str]:
     """Checkpoints that training left in a folder, newest first.
 
@@ -49,29 +62,42 @@ def numbered_checkpoints(folder: str) -> List[str]:
         Paths of its ``iter_*.pth`` and ``epoch_*.pth``.
     """
     names = os.listdir(folder) if osp.isdir(folder) else []
-    found = [
-        (int(match.group(1)), name)
-        for name in names
-        for match in [NUMBERED.fullmatch(name)]
-        if match
-    ]
-    return [osp.join(folder, name) for _, name in sorted(found, reverse=True)]
+    found = sorted(((number(name), name) for name in names), reverse=True)
+    return [osp.join(folder, name) for count, name in found if count >= 0]
 
 
-def last_name(work_dir: str) -> str:
-    """What messages call the last checkpoint of a run."""
-    return next(iter(numbered_checkpoints(work_dir)), 'the beginning (no checkpoint yet)')
+def last_named(folder: str, work_dir: str) -> Optional[str]:
+    """The checkpoint that ``last_checkpoint`` names, as a file of the run's own folder."""
+    pointer = osp.join(work_dir, 'last_checkpoint')
+    if not osp.isfile(pointer):
+        return None
+    with open(pointer, errors='replace') as file:
+        name = osp.basename(file.read(4096).strip())
+    return osp.join(folder, name) if name else None
 
 
-def last_whole_checkpoint(work_dir: str, weights: Iterable[str], warn: Any) -> Optional[str]:
+def last_whole_checkpoint(
+    work_dir: str,
+    model: nn.Module,
+    warn: Any,
+    line: Optional[Line] = None,
+    folder: Optional[str] = None,
+    again: bool = False,
+    trust: bool = False,
+) -> Optional[str]:
     """Find the last checkpoint that a run can go on from.
 
-    Looked at are the file that ``last_checkpoint`` names, then the numbered ones, newest first.
+    Looked at are the file that ``last_checkpoint`` names, then the numbered ones before it,
+    newest first. Those of other runs, or of a branch that was given up, are passed over.
 
     Args:
-        work_dir: Where the run saved them.
-        weights: Names of the model's weights; the checkpoint must have them.
+        work_dir: The folder of the run.
+        model: The model; the checkpoint must fit it.
         warn: Called with a line for every file that is passed over.
+        line: The starts of the run, see :mod:`gcvit_mm.engine.identity`; empty if not known.
+        folder: Where it saves checkpoints; the work dir by default.
+        again: Whether torchrun has restarted the run, which may have saved nothing yet.
+        trust: Also read files that hold Python objects, which may run code.
 
     Returns:
         Its path; None where nothing was saved yet.
@@ -79,65 +105,109 @@ def last_whole_checkpoint(work_dir: str, weights: Iterable[str], warn: Any) -> O
     Raises:
         CheckpointError: If there are checkpoints, but none can be gone on from.
     """
-    candidates = numbered_checkpoints(work_dir)
-    pointer = osp.join(work_dir, 'last_checkpoint')
-    if osp.isfile(pointer):
-        with open(pointer, errors='replace') as file:
-            named = file.read().strip()
-        if named and not osp.isfile(named):  # the folder was moved
-            named = osp.join(work_dir, osp.basename(named))
-        if named in candidates:
-            candidates.remove(named)
-        if named:
-            candidates.insert(0, named)
-    weights = list(weights)
+    folder = folder or work_dir
+    candidates = numbered_checkpoints(folder)
+    named = last_named(folder, work_dir)
+    if named:
+        before = number(named) if number(named) >= 0 else MOST_STEPS
+        candidates = [named, *(path for path in candidates if number(path) < before)]
     flaws: List[str] = []
+    others = 0
     for path in candidates:
-        flaw = checkpoint_flaw(path, weights)
+        flaw, meta = judge(path, model, trust)
+        if not flaw and line and not belongs(line_of(meta)[-1][0], meta['iter'], line):
+            flaw = 'is of another run, or of a branch that was given up'
+            others += 1
         if not flaw:
             if flaws:
                 warn(f'going on from {path} instead')
             return path
         flaws.append(f'{path} {flaw}')
         warn(f'not resumed: {flaws[-1]}')
-    if flaws:
+    if flaws and not (again and others == len(flaws)):
         raise CheckpointError(
             f'--resume: nothing to go on from ({"; ".join(flaws)}): name a checkpoint with '
-            '--resume FILE, or leave --resume out to start over'
+            '--resume FILE, or leave --resume out and name another --work-dir to start over'
         )
     warn(f'--resume: no checkpoint in {work_dir} yet: starting from the beginning')
     return None
 
 
-def checkpoint_flaw(path: str, weights: Iterable[str] = ()) -> str:
-    """Say why a checkpoint cannot be gone on from, without loading it or running what it holds.
+def judge(path: str, model: Optional[nn.Module] = None, trust: bool = False) -> Tuple[str, dict]:
+    """Say why a checkpoint cannot be gone on from. Nothing that it holds is run for that.
 
     Args:
         path: A file.
-        weights: Names of the weights it must hold.
+        model: What its weights must fit.
+        trust: Read Python objects all the same, which may run code.
 
     Returns:
-        What is wrong with it, to follow its name; empty if nothing is.
+        What is wrong with it, to follow its name, empty if nothing is; and its ``meta``.
     """
     if not osp.isfile(path):
-        return 'does not exist'
+        return 'does not exist', {}
     try:
         with zipfile.ZipFile(path) as file:
-            if file.testzip():
-                return 'is damaged'
             index = next((name for name in file.namelist() if name.endswith('/data.pkl')), None)
+            if sum(entry.file_size for entry in file.infolist()) > osp.getsize(path):
+                return 'is a compressed archive, which no training saves', {}
+            if file.testzip():
+                return 'is damaged', {}
             if index is None:
-                return 'is no checkpoint'
+                return 'is no checkpoint', {}
             # Strings are enough to know it by, and reading them runs nothing.
             strings = {
                 text for _, text, _ in pickletools.genops(file.read(index)) if isinstance(text, str)
             }
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
-        return 'is cut off, or no checkpoint'
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
+        return 'is cut off, or no checkpoint', {}
     missing = [key for key in TRAINING_STATE if key not in strings]
     if missing:
-        return f'holds no {missing[0]}, so that training cannot go on from it'
-    missing = [name for name in weights if name not in strings]
+        return f'holds no {missing[0]}, so that training cannot go on from it', {}
+    missing = [name for name in (model.state_dict() if model else ()) if name not in strings]
     if missing:
-        return f'is of another model (it has no {missing[0]})'
+        return f'is of another model (it has no {missing[0]})', {}
+    try:
+        content = read_checkpoint(path, trust)
+        flaw = state_flaw(content)
+        if not flaw and model:
+            check_whole_model(model, content, path, resume=True)
+    except CheckpointError as error:
+        flaw = str(error).partition(path)[2].strip()
+        flaw = f'is not whole ({flaw[2:]})' if flaw.startswith(': ') else flaw
+    return flaw, ({} if flaw else content['meta'])
+
+
+def checkpoint_flaw(path: str, model: Optional[nn.Module] = None, trust: bool = False) -> str:
+    """The first of what :func:`judge` says."""
+    return judge(path, model, trust)[0]
+
+
+def state_flaw(content: Any) -> str:
+    """Say why training cannot go on from what a checkpoint holds beside its weights.
+
+    Args:
+        content: The checkpoint, read.
+
+    Returns:
+        What is wrong with it, to follow its name; empty if nothing is.
+    """
+    kinds: dict = dict(meta=dict, state_dict=dict, message_hub=(dict, MessageHub), optimizer=dict)
+    for key, kind in kinds.items():
+        if not isinstance(content.get(key), kind):
+            return f'holds no {key}, so that training cannot go on from it'
+    meta, hub = content['meta'], content['message_hub']
+    for key in ('iter', 'epoch'):
+        if type(meta.get(key)) is not int or not 0 <= meta[key] < MOST_STEPS:
+            return f'names {str(meta.get(key))[:40]!r} as its {key}, which is no number of steps'
+    seed = meta.get('seed')
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
+        return f'names {str(seed)[:40]!r} as its seed'
+    parts = ('log_scalars', 'runtime_info', 'resumed_keys')
+    if isinstance(hub, dict) and not all(isinstance(hub.get(part), dict) for part in parts):
+        return 'holds a message_hub that is none'
+    for tensor in arrays(content['optimizer']):
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            if not tensor.isfinite().all():
+                return 'holds an optimizer whose numbers are not finite'
     return ''

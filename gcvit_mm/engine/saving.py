@@ -1,77 +1,34 @@
-"""Checkpoints that are whole."""
+"""Checkpoints that are whole, and know their run."""
 
-import os
+import math
 import os.path as osp
-from typing import Any, List, Optional, Tuple
+import re
+from typing import Any, Iterator, List, Optional, Tuple
 
+import torch
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from ..checkpoints.bounds import arrays
 from ..errors import CheckpointError, UserError
-from .resuming import checkpoint_flaw, last_name, last_whole_checkpoint, restarts
+from .changes import images, take_changes
+from .damage import CHANGES, last_name, start_again
+from .identity import (
+    Line,
+    line_of,
+    lock_folder,
+    new_start,
+    read_line,
+    unlock_folder,
+    write_line,
+)
+from .resuming import checkpoint_flaw, last_whole_checkpoint, restarts, state_flaw
+from .whole_files import UNFINISHED, RemoveLater, WholeFileBackend, write_whole
 
-# What is being written, until it is whole. One name, so that killed runs leave one file at most.
-UNFINISHED = 'unfinished.tmp'
-
-
-def write_whole(data: bytes, path: str) -> None:
-    """Write a file so that its name never stands for a part of it, whenever the run ends.
-
-    Args:
-        data: What to write.
-        path: Where to; a file of that name is replaced once the new one is on the disk.
-
-    Raises:
-        OSError: If it cannot be written, e.g. for want of space; nothing has changed then.
-    """
-    folder = osp.dirname(osp.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    unfinished = osp.join(folder, UNFINISHED)
-    try:
-        with open(unfinished, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError:
-        if osp.exists(unfinished):
-            os.remove(unfinished)
-        raise
-    if os.name == 'posix':  # the new name itself
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-@register_backend('whole_files', force=True)
-class WholeFileBackend(LocalBackend):
-    """mmengine's backend of local files, which writes them whole or not at all."""
-
-    def put(self, obj: bytes, filepath: Any) -> None:
-        """Write bytes, see :func:`write_whole`."""
-        write_whole(obj, str(filepath))
-
-
-class _RemoveLater(LocalBackend):
-    """A backend that removes files when told to and not before: first save, then remove."""
-
-    def __init__(self) -> None:
-        self.waiting: List[Tuple[str, int]] = []
-
-    def remove(self, filepath: Any) -> None:
-        self.waiting.append((str(filepath), os.stat(filepath).st_ino))
-
-    def remove_now(self) -> None:
-        for path, inode in self.waiting:
-            if osp.exists(path) and os.stat(path).st_ino == inode:  # not written anew since
-                os.remove(path)
-        self.waiting.clear()
+__all__ = ['UNFINISHED', 'SafeCheckpointHook', 'WholeFileBackend', 'write_whole']
 
 
 @HOOKS.register_module()
@@ -81,10 +38,13 @@ class SafeCheckpointHook(CheckpointHook):
     - A checkpoint is written beside its place and renamed when it is on the disk; old ones are
       removed after that, and ``last_checkpoint`` is written last.
     - Weights that are no longer finite are not saved.
-    - ``resume=True`` goes on from the last checkpoint that is whole and of this model; damaged
-      ones are named and passed over. A file named by ``load_from`` must be whole.
+    - ``resume=True`` goes on from the last checkpoint that is whole and of this run and model;
+      others are named and passed over. A file named by ``load_from`` must be whole.
+    - Every checkpoint names its run and whether its step was evaluated. Where that is due and was
+      not done, the resumed run evaluates first. Files of other runs are never removed.
     - Training that torchrun has restarted goes on as with ``resume=True``; where it had saved
       nothing yet, it starts as it was started at first.
+    - One run at a time trains in a folder.
 
     Args:
         kwargs: Those of ``CheckpointHook``. Files go through ``WholeFileBackend`` unless
@@ -97,50 +57,149 @@ class SafeCheckpointHook(CheckpointHook):
         if self._local:
             kwargs['backend_args'] = dict(backend='whole_files')
         super().__init__(**kwargs)
+        self._line: Line = []
+        self._evaluated = True  # the step at hand, or evaluating is not due
+        self._saved: Tuple[int, bool] = (-1, True)  # the last one saved, and what it says of that
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to go on from, the same one in every process.
 
         Raises:
-            UserError: If there are checkpoints, but none to go on from.
+            UserError: If there are checkpoints, but none to go on from, or another run trains in
+                the work dir.
         """
-        again = restarts() > 0 and isinstance(runner._train_loop, BaseLoop)  # it is to train
-        if not (runner._resume or again):
+        training = isinstance(runner._train_loop, BaseLoop)
+        again = restarts() > 0 and training
+        if not (training or runner._resume):
             return
-        found: List[Any] = [None, None]
+        found: List[Any] = [None, None, []]
         if is_main_process():
             try:
-                found[0] = self._choose(runner, again)
+                if training:
+                    lock_folder(runner.work_dir)
+                found[2] = read_line(runner.work_dir)
+                if runner._resume or again:
+                    found[0] = self._choose(runner, again, found[2])
             except UserError as error:
                 found[1] = str(error)
         broadcast_object_list(found)
         if found[1]:
             raise CheckpointError(found[1])
+        self._line = found[2]
         if found[0]:
             runner._load_from, runner._resume = found[0], True
+        elif runner._load_from is None:
+            runner._resume = False
 
-    def _choose(self, runner: Runner, again: bool) -> Optional[str]:
+    def _choose(self, runner: Runner, again: bool, line: Line) -> Optional[str]:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        weights = list(model.state_dict())
-        named = runner._load_from
+        named, trust = runner._load_from, bool(runner.cfg.get('trust_checkpoint'))
         if again or named is None:
-            found = last_whole_checkpoint(runner.work_dir, weights, runner.logger.warning)
+            found = last_whole_checkpoint(
+                runner.work_dir,
+                model,
+                runner.logger.warning,
+                line,
+                self._folder(runner),
+                again,
+                trust,
+            )
             if found or named is None or not runner._resume:
                 return found
         if '://' not in named:
-            flaw = checkpoint_flaw(named, weights)
+            flaw = checkpoint_flaw(named, model, trust)
             if flaw:
                 raise CheckpointError(f'--resume: {named} {flaw}: name another checkpoint')
         return named
 
+    def _folder(self, runner: Runner) -> str:
+        """Where this run keeps its checkpoints, as mmengine names it."""
+        if not self._local or self.out_dir in (None, runner.work_dir):
+            return runner.work_dir
+        name = osp.basename(runner.work_dir.rstrip(osp.sep))
+        return self.out_dir if osp.basename(self.out_dir) == name else osp.join(self.out_dir, name)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take over from a checkpoint what is this run's own.
+
+        Raises:
+            CheckpointError: If its training state is none, or training is beyond its end there.
+        """
+        if not runner._resume:
+            return
+        path = str(runner._load_from)
+        flaw = state_flaw(checkpoint) or beyond(runner, checkpoint['meta'])
+        if flaw:
+            raise CheckpointError(f'--resume: {path} {flaw}: name another checkpoint')
+        for said in take_changes(runner, checkpoint, path):
+            runner.logger.warning(said)
+        meta, folder = checkpoint['meta'], self._folder(runner)
+        line, own = line_of(meta), self._line
+        inside = osp.realpath(osp.dirname(path)) == osp.realpath(folder)
+        same = line[0][0] == own[0][0] if own else inside
+        run = meta['run'] if isinstance(meta.get('run'), dict) else {}
+        self._evaluated = run.get('evaluated') is True
+        info = getattr(checkpoint['message_hub'], 'runtime_info', None)
+        info = checkpoint['message_hub']['runtime_info'] if info is None else info
+        if not keep_own(info, folder, same):
+            self._evaluated = False
+            runner.logger.warning('--resume: the best checkpoint is counted anew from here')
+        self._line = new_start(line if same else [], meta['iter'])
+        step = meta['epoch' if self.by_epoch else 'iter']
+        if same and inside and osp.basename(path) == self.filename_tmpl.format(step):
+            self._saved = (step, self._evaluated)
+
     def before_train(self, runner: Runner) -> None:
-        """Let old checkpoints be removed after the new one is saved."""
+        """Let old checkpoints be removed after the new one is saved; evaluate what was not."""
         super().before_train(runner)
+        if not runner._resume:
+            self._line = new_start([], 0)
         if self._local:
-            self.file_backend = _RemoveLater()
+            self.file_backend = RemoveLater(self.out_dir, self.filename_tmpl)
+            if is_main_process():
+                self._write(runner, write_line, runner.work_dir, self._line)
+        due = [not self._evaluated and evaluation_is_due(runner.train_loop, self.by_epoch)]
+        broadcast_object_list(due)
+        if due[0] and runner.val_loop is not None:
+            runner.logger.info('--resume: evaluating the checkpoint first, which was not done')
+            runner.val_loop.run()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let a checkpoint name its run, and whether its step was evaluated."""
+        meta = checkpoint.get('meta')
+        if isinstance(meta, dict):
+            line = self._line
+            if len(line) > 1 and meta.get('iter') == line[-1][1]:
+                line = line[:-1]  # the one that this start went on from
+            meta['run'] = dict(
+                line=[list(start) for start in line],
+                evaluated=self._evaluated,
+                images=images(runner),
+            )
+
+    def _save_checkpoint(self, runner: Runner) -> None:
+        self._evaluated = False
+        super()._save_checkpoint(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        """Save the best checkpoint, and say in the last one that its step was evaluated."""
+        self._evaluated = True
+        super().after_val_epoch(runner, metrics)
+        step = runner.epoch if self.by_epoch else runner.iter
+        if self._saved == (step, False):
+            self._save_checkpoint_with_step(
+                runner, step, dict(epoch=runner.epoch, iter=runner.iter)
+            )
+
+    def after_run(self, runner: Runner) -> None:
+        """Let other runs into the folder."""
+        unlock_folder(runner.work_dir)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         self._guard(runner, super()._save_checkpoint_with_step, step, meta)
+        self._saved = (step, self._evaluated)
+        if self._local:
+            self.file_backend.saved.add(osp.basename(str(self.last_ckpt)))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         self._guard(runner, super()._save_best_checkpoint, metrics)
@@ -151,19 +210,94 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             UserError: In either case; the checkpoints saved before are as they were.
         """
-        name = next((n for n, p in runner.model.named_parameters() if not p.isfinite().all()), None)
+        name = next((n for n, value in saved_numbers(runner) if not value.isfinite().all()), None)
         if name:
             raise UserError(
-                f'step {runner.iter + 1}: {name} is no longer finite and nothing was saved: go on '
-                f'from {last_name(runner.work_dir)} with a lower learning rate, clip_grad, or '
-                'bfloat16 or float32 instead of float16'
+                f'step {runner.iter + 1}: {name} is no longer finite and nothing was saved: '
+                f'{start_again(runner)} and {CHANGES}'
             )
+        self._write(runner, save, runner, *args)
+        if self._local:
+            self.file_backend.remove_now()
+
+    def _write(self, runner: Runner, write: Any, *args: Any) -> None:
         try:
-            save(runner, *args)
+            write(*args)
         except OSError as error:
             raise UserError(
                 f'no checkpoint saved in {self.out_dir}: {error.strerror or error}: make space or '
-                f'name another --work-dir, then --resume; {last_name(runner.work_dir)} is untouched'
+                f'name another --work-dir, then --resume; {last_name(runner)} is untouched'
             ) from error
-        if self._local:
-            self.file_backend.remove_now()
+
+
+def saved_numbers(runner: Runner) -> Iterator[Tuple[str, torch.Tensor]]:
+    """What must be finite to be saved: weights, statistics, and the state of the optimizer."""
+    for name, value in (*runner.model.named_parameters(), *runner.model.named_buffers()):
+        if value.is_floating_point():
+            yield name, value
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # of several: weights only
+    for value in arrays(list(getattr(optimizer, 'state', {}).values())):
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            yield 'the state of the optimizer', value
+
+
+def beyond(runner: Runner, meta: dict) -> str:
+    """Say that a checkpoint lies behind the end of training; '' if it does not."""
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    key, unit = ('max_epochs', 'epoch') if by_epoch else ('max_iters', 'iter')
+    end = getattr(runner.train_loop, key, None)
+    if end is None or meta[unit] <= end:
+        return ''
+    return f'is at {unit} {meta[unit]}, behind train_cfg.{key}={end}, so that nothing is trained'
+
+
+def keep_own(info: dict, folder: str, same: bool) -> bool:
+    """Leave in what a checkpoint remembers only files of this run, in its own folder.
+
+    Args:
+        info: ``runtime_info`` of its message hub; changed in place.
+        folder: Where this run keeps its checkpoints.
+        same: Whether the checkpoint is of this run.
+
+    Returns:
+        Whether the best checkpoint is still what it was, if there was one.
+    """
+    kept = True
+    info.pop('last_ckpt', None)
+    steps = info.pop('keep_ckpt_ids', None)
+    if same and isinstance(steps, list):
+        info['keep_ckpt_ids'] = [step for step in steps if type(step) is int and step >= 0]
+    for key in [key for key in info if str(key).startswith('best_ckpt')]:
+        path = osp.join(folder, osp.basename(str(info[key])))
+        score = info.get(key.replace('best_ckpt', 'best_score', 1))
+        fine = isinstance(score, (int, float)) and math.isfinite(score)
+        named = re.fullmatch(r'best_.+\.pth', osp.basename(path))
+        if same and fine and named and osp.isfile(path) and not osp.islink(path):
+            info[key] = path
+        else:
+            kept = False
+            info.pop(key)
+            info.pop(key.replace('best_ckpt', 'best_score', 1), None)
+    for key in [key for key in info if str(key).startswith('best_score')]:
+        if key.replace('best_score', 'best_ckpt', 1) not in info:
+            info.pop(key)
+    return kept
+
+
+def evaluation_is_due(loop: Any, by_epoch: bool) -> bool:
+    """Tell whether a training loop would evaluate after the step at which it stands.
+
+    Args:
+        loop: One of mmengine's; others decide for themselves.
+        by_epoch: Whether checkpoints are saved at the ends of epochs.
+    """
+    if isinstance(loop, EpochBasedTrainLoop):
+        step, last = loop.epoch, loop.max_epochs
+        if not by_epoch and loop.iter != step * len(loop.dataloader):
+            return False  # in the middle of an epoch
+    elif isinstance(loop, IterBasedTrainLoop):
+        step, last = loop.iter, loop.max_iters
+    else:
+        return False
+    loop._decide_current_val_interval()
+    return step > 0 and step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)

@@ -6,12 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..compat import without_cudnn_attention
+from ..compat import keep_cudnn_attention_out
 from .conv import convolve, depthwise_conv
 from .recompute import RecomputedAttention
 from .rel_pos import RelativePositionBias
 from .tracing import is_compiling, known_equal
 from .window import Size, crop, key_mask, merge, pad_to_windows, partition
+
+# Windows of a batch are an axis of the grids of CUDA's kernels, which hold no more.
+LARGEST_BATCH = 65535
+# Once for the whole process: a switch around every call would cost more than it saves.
+keep_cudnn_attention_out()
 
 
 def _bias_learns(bias: Tensor) -> bool:
@@ -32,8 +37,8 @@ def attention(
     It is ``softmax(q @ k^T * scale + bias) @ v`` on torch's fused
     ``scaled_dot_product_attention``; the softmax runs in float32 inside the fused kernels.
 
-    Where queries and values differ in width, the narrower is filled up with zeros, which changes
-    nothing but lets the fused kernels run.
+    Where queries and values differ in width, or theirs is no multiple of 8 on a GPU, they are
+    filled up with zeros, which changes nothing but lets the fused kernels run.
 
     Args:
         q: Queries (B, heads, N, d).
@@ -47,10 +52,15 @@ def attention(
         Tensor (B, heads, N, e).
     """
     d, e = q.shape[-1], v.shape[-1]
-    if d != e:
+    width = max(d, e)
+    if q.is_cuda:
+        width = (width + 7) // 8 * 8
+    if (d, e) != (width, width):
         scale = d**-0.5 if scale is None else scale
-        q, k, v = (F.pad(x, (0, max(d, e) - x.shape[-1])) for x in (q, k, v))
+        q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in (q, k, v))
         return attention(q, k, v, bias, scale, dropout)[..., :e]
+    if q.is_cuda and q.shape[0] > LARGEST_BATCH:
+        return attention_in_parts(q, k, v, bias, scale, dropout, LARGEST_BATCH)
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
     bias = bias.to(q.dtype)
@@ -59,8 +69,24 @@ def attention(
         if bias.shape == (1, *q.shape[1:3], k.shape[2]):
             return RecomputedAttention.apply(q, k, v, bias, d**-0.5 if scale is None else scale)
     bias = bias.expand(q.shape[0], -1, -1, -1)
-    with without_cudnn_attention(q.device):
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=scale)
+
+
+def attention_in_parts(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Optional[Tensor],
+    scale: Optional[float],
+    dropout: float,
+    most: int,
+) -> Tensor:
+    """:func:`attention`, at most ``most`` of the batch at a time."""
+    count = q.shape[0]
+    shared = bias is None or bias.shape[0] != count
+    biases = [bias] * -(-count // most) if shared else bias.split(most)  # type: ignore[union-attr]
+    parts = zip(q.split(most), k.split(most), v.split(most), biases)
+    return torch.cat([attention(*part, scale, dropout) for part in parts])
 
 
 def check_heads(embed_dims: int, num_heads: int) -> None:
@@ -223,7 +249,13 @@ class WindowAttention(nn.Module):
         """What is added to the logits: position bias, mask, their sum, or nothing."""
         bias = None if self.rel_pos is None else self.rel_pos(q.dtype)
         mask = self._mask(q, height, width, hp, wp)
-        return mask if bias is None else bias if mask is None else bias + mask
+        if bias is None or mask is None:
+            return mask if bias is None else bias
+        if not q.is_cuda:
+            return bias + mask
+        # rows of the sum stay as long as those of the bias, see RelativePositionBias
+        longer = (0, -bias.shape[-1] % 8)
+        return (F.pad(bias, longer) + F.pad(mask[:, :, :1], longer))[..., : bias.shape[-1]]
 
     def _mask(self, q: Tensor, height: int, width: int, hp: int, wp: int) -> Optional[Tensor]:
         """Mask (B * nW, 1, N, N) of what is hidden in a map that was padded to hp x wp."""

@@ -1,14 +1,15 @@
 """Multi-scale deformable attention (arXiv 2010.04159), with or without mmcv's compiled op."""
 
-import importlib.util
+import functools
+import importlib
 import math
 from typing import Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ops.deform_attn import sample as sample_torch
 from .attention import check_heads
 from .tracing import is_compiling
 
@@ -16,12 +17,14 @@ DEFORM_IMPLS = ('auto', 'mmcv', 'torch')
 Sizes = Sequence[Tuple[int, int]]
 
 
+@functools.lru_cache(maxsize=None)
 def has_mmcv_op() -> bool:
-    """Tell whether mmcv's compiled operators can be imported."""
+    """Tell whether mmcv's operators were compiled for GPUs; what is not compiled is not faster."""
     try:
-        return importlib.util.find_spec('mmcv._ext') is not None
-    except (ImportError, ValueError):
+        extension = importlib.import_module('mmcv._ext')
+    except ImportError:  # also one that was compiled for another torch
         return False
+    return extension.get_compiling_cuda_version() != 'not available'
 
 
 def to_map(x: Tensor, size: Tuple[int, int]) -> Tensor:
@@ -29,39 +32,8 @@ def to_map(x: Tensor, size: Tuple[int, int]) -> Tensor:
     return x.reshape(*x.shape[:2], *size)
 
 
-def sample_torch(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples, in plain torch.
-
-    Args:
-        value: Values (B, N, heads, d) of all levels, level by level, each row by row.
-        sizes: ``(H, W)`` of every level; N is the sum of H * W.
-        locations: Points (B, Q, heads, levels, points, 2) as (x, y) in 0..1 of each level.
-        weights: Weights (B, Q, heads, levels, points).
-
-    Returns:
-        Tensor (B, Q, heads * d).
-    """
-    b, _, heads, d = value.shape
-    queries = locations.shape[1]
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, points, 2)
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, d, N)
-    samples = [
-        F.grid_sample(
-            to_map(part, size),
-            grids[:, :, level],
-            mode='bilinear',
-            padding_mode='zeros',
-            align_corners=False,
-        )
-        for level, (part, size) in enumerate(zip(maps.split([h * w for h, w in sizes], 2), sizes))
-    ]
-    weights = weights.transpose(1, 2).reshape(b * heads, 1, queries, -1)
-    summed = (torch.cat(samples, -1) * weights).sum(-1)  # (B * heads, d, Q)
-    return summed.view(b, heads * d, queries).transpose(1, 2)
-
-
 def sample_mmcv(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The same by mmcv's CUDA op; arguments and result as :func:`sample_torch`."""
+    """mmcv's CUDA op; arguments and result as :func:`gcvit_mm.ops.deform_attn.sample`."""
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
     shapes = torch.tensor(sizes, dtype=torch.long, device=value.device)
@@ -172,7 +144,7 @@ class DeformableAttention(nn.Module):
         can = value.is_cuda and has_mmcv_op()
         if self.impl == 'mmcv' and not can:
             raise UserError(
-                "deform_impl='mmcv' needs a GPU and mmcv with compiled operators: build mmcv for "
-                "this torch, or set deform_impl='auto'"
+                "deform_impl='mmcv' needs a GPU, and mmcv with operators compiled for it: build "
+                "mmcv so, or set deform_impl='auto'"
             )
         return can and not is_compiling()

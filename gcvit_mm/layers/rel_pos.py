@@ -97,7 +97,9 @@ class RelativePositionBias(Fitted):
         Returns:
             Tensor (1, heads, N, N), N the number of tokens of a window.
         """
-        bias = self.relative_position_bias_table.t()[:, self.index.flatten()].to(dtype)
+        # row by row, so that the gradient has the strides of the table, as DDP wants it
+        rows = self.relative_position_bias_table.index_select(0, self.index.flatten())
+        bias = rows.t().contiguous().to(dtype)
         return bias.view(1, self.num_heads, self.num_tokens, -1)[..., : self.num_tokens]
 
     def fit(self, stored: Tensor) -> Tensor:

@@ -50,6 +50,27 @@ def convolve(
     return torch.ops.torchvision._deform_conv2d_backward(grad, *given, *steps, mask is not None)
 
 
+def head(x: Tensor, size: Tuple[int, ...]) -> Tensor:
+    """The first numbers of every image of (B, C, H, W) as a map (B, C, *size).
+
+    mmcv reads offsets and masks that are larger than the output that way, and DyHead (arXiv
+    2106.08322, as trained with mmcv) gives it such: another reading would be another model.
+    """
+    if x.shape[2:] == size:
+        return x
+    count = x.shape[1] * size[0] * size[1]
+    return x.flatten(1)[:, :count].view(*x.shape[:2], *size)
+
+
+def behind_head(grad: Tensor, like: Tensor) -> Tensor:
+    """Gradient of what :func:`head` was given."""
+    if grad.shape == like.shape:
+        return grad
+    total = grad.new_zeros(len(like), like[0].numel())
+    total[:, : grad[0].numel()] = grad.flatten(1)
+    return total.view(like.shape)
+
+
 def deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -94,11 +115,12 @@ def deform_conv_backward_input(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Write the gradients of input and offset."""
+    """Write the gradients of input and offset; the buffer keeps that of the weight."""
     steps = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
     grads = convolve(steps, input, weight, offset, grad=gradOutput)
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
+    columns.resize_(weight.shape).copy_(grads[1])
 
 
 def deform_conv_backward_parameters(
@@ -123,9 +145,11 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Add the gradient of the weight, times ``scale``."""
     steps = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    # the kernel reads only the shape of a weight for the gradient of that weight
-    weight = gradWeight.detach()
-    gradWeight += scale * convolve(steps, input, weight, offset, grad=gradOutput)[1]
+    grad = columns  # of deform_conv_backward_input, which mmcv calls first where it calls it
+    if grad.shape != gradWeight.shape:
+        # the kernel reads only the shape of a weight for the gradient of that weight
+        grad = convolve(steps, input, gradWeight, offset, grad=gradOutput)[1]
+    gradWeight += scale * grad
 
 
 def modulated_deform_conv_forward(
@@ -151,6 +175,7 @@ def modulated_deform_conv_forward(
 ) -> None:
     """:func:`convolve` with a mask into ``output``; the buffers are not used."""
     steps = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (head(t, output.shape[2:]) for t in (offset, mask))
     given = (input, weight, offset, mask, bias if with_bias else None)
     output.copy_(convolve(steps, *given)[0])
 
@@ -183,8 +208,9 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Write all gradients."""
     steps = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (head(t, grad_output.shape[2:]) for t in (offset, mask))
     given = (input, weight, offset, mask, bias if with_bias else None)
     grads = convolve(steps, *given, grad=grad_output)
     targets = [grad_input, grad_weight, grad_offset, grad_mask, grad_bias]
     for target, value in zip(targets if with_bias else targets[:4], grads):
-        target.copy_(value)
+        target.copy_(behind_head(value, target))

@@ -1,22 +1,15 @@
-"""``python -m gcvit_mm ops``: what is used, and a stand-in in mmcv's own folder.
+"""A stand-in in mmcv's own folder, for programs that know nothing of gcvit_mm.
 
 A program that imports ``mmcv.ops`` before it imports ``gcvit_mm`` needs a file ``_ext.py`` there.
-Only Python's own library is imported here, so that it can be run by its path.
+Only Python's own library is imported here, for where nothing else imports.
 """
 
 import importlib.metadata
 import importlib.util
 import os
 import os.path as osp
-import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import List, Optional
-
-USAGE = """usage: python -m gcvit_mm ops [install | remove]
-
-  ops           whose operators mmcv.ops uses
-  ops install   let every program use those of gcvit_mm: writes _ext.py into mmcv's folder
-  ops remove    take that file away"""
 
 NAME = '_ext.py'
 TEXT = """# by 'python -m gcvit_mm ops install'; 'python -m gcvit_mm ops remove' takes it away
@@ -111,22 +104,3 @@ def remove() -> str:
         raise RuntimeError(reason)
     os.remove(path)
     return f'removed {path}'
-
-
-def main(arguments: List[str]) -> int:
-    """Run a command; return its status."""
-    if arguments not in ([], ['install'], ['remove']):
-        asked = arguments in (['-h'], ['--help'])
-        print(USAGE, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    try:
-        if arguments:
-            print(install() if arguments == ['install'] else remove())
-        else:
-            from gcvit_mm.ops.report import lines
-
-            print('\n'.join(lines()))
-    except (RuntimeError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0

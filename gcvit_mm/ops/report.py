@@ -1,9 +1,16 @@
-"""What ``python -m gcvit_mm ops`` says."""
+"""``python -m gcvit_mm ops``: what is used, and a stand-in in mmcv's own folder."""
 
+import sys
 from typing import List
 
-from .installed import advice, installed, mmcv_folder
+from .installed import advice, install, installed, mmcv_folder, remove
 from .standin import OPERATORS, built_for_gpus, extension, mode
+
+USAGE = """usage: python -m gcvit_mm ops [install | remove]
+
+  ops           whose operators mmcv.ops uses
+  ops install   let every program use those of gcvit_mm: writes _ext.py into mmcv's folder
+  ops remove    take that file away"""
 
 
 def lines() -> List[str]:
@@ -42,3 +49,20 @@ def whose(types: tuple, there: bool, use: str) -> str:
     if there and use == 'compiled':
         return 'mmcv'
     return f'mmcv ({", ".join(types)})' if types else 'gcvit_mm'
+
+
+def main(arguments: List[str]) -> int:
+    """Run a command; return its status."""
+    if arguments not in ([], ['install'], ['remove']):
+        asked = arguments in (['-h'], ['--help'])
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    try:
+        if arguments:
+            print(install() if arguments == ['install'] else remove())
+        else:
+            print('\n'.join(lines()))
+    except (RuntimeError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    return 0

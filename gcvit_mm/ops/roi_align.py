@@ -6,7 +6,7 @@ pixel, and :func:`torch.nn.functional.embedding_bag` sums rows by weights. Pixel
 samples share are summed over once: 3 x 3 entries for 2 x 2 samples, 5 x 5 for 4 x 4.
 """
 
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -207,21 +207,46 @@ def average_backward(grad_output: Tensor, rois: Tensor, geometry: Geometry, imag
 
 def transposed(grad_output: Tensor, parts: List[Bags], rows: int) -> Tensor:
     """What some boxes give to the gradient of the table."""
-    grad = widened(grad_output[torch.cat([part[0] for part in parts])])
-    grad = grad.flatten(2).transpose(1, 2).reshape(-1, grad.shape[1])
+    boxes = torch.cat([part[0] for part in parts])
+    like = widened(grad_output[:0])
+    last = like.new_empty(len(boxes), grad_output[0, 0].numel(), grad_output.shape[1])
+    # some boxes at a time stay in the cache while their channels are moved to the end
+    for target, some in zip(last.split(64), boxes.split(64)):
+        target.copy_(grad_output[some].flatten(2).transpose(1, 2))
+    grad = last.flatten(0, 1)
+    bins = torch.arange(len(grad), dtype=torch.int32, device=grad.device)
     sizes = torch.cat([index.new_full((len(index),), index.shape[1]) for _, index, _ in parts])
     index = torch.cat([index.flatten() for _, index, _ in parts])
     weight = torch.cat([weight.flatten() for _, _, weight in parts])
+    return transposed_sum(grad, index, weight, rows, bins.repeat_interleave(sizes))
+
+
+def transposed_sum(
+    grad: Tensor, index: Tensor, weight: Tensor, rows: int, bags: Optional[Tensor] = None
+) -> Tensor:
+    """Gradient of the table of a sum of rows: the same sum, with rows as bags.
+
+    Args:
+        grad: Gradient of the sums (bags, C).
+        index: Rows of the table, of any shape; (bags, K) without ``bags``.
+        weight: As ``index``.
+        rows: Rows of the table.
+        bags: The bag of each entry.
+
+    Returns:
+        Tensor (rows, C).
+    """
+    each = index.shape[-1]
+    index = index.flatten().to(torch.int32 if rows < 1 << 31 else torch.int64)
     order = index.sort()[1]
-    bins = torch.arange(len(grad), device=grad.device).repeat_interleave(sizes)
     ends = torch.bincount(index, minlength=rows).cumsum(0)
-    starts = torch.cat([ends.new_zeros(1), ends])
+    place = order.div(each, rounding_mode='floor') if bags is None else bags[order]
     return F.embedding_bag(
-        bins[order],
+        place.to(torch.int64),
         grad,
-        starts,
+        torch.cat([ends.new_zeros(1), ends]),
         mode='sum',
-        per_sample_weights=weight[order],
+        per_sample_weights=weight.flatten()[order],
         include_last_offset=True,
     )
 
@@ -273,9 +298,6 @@ def pool_max(
     bins, channels = geometry.bins, table.shape[1]
     for boxes, y, x in max_portions(rois, geometry, channels):
         columns = x.low.shape[2]
-        if not y.low.shape[2] * columns:
-            argmax_y[boxes] = -1
-            continue
         y, x = over_grid(y, 0), over_grid(x, 1)
         images = rois[boxes, 0].long().view(-1, 1, 1, 1, 1)
         value = torch.stack(
@@ -315,8 +337,6 @@ def max_backward(
     for boxes, y, x in max_portions(rois, geometry, channels):
         shape = (len(boxes), channels, *geometry.bins)
         none = argmax_y[boxes] < 0
-        if not y.low.shape[2] * x.low.shape[2]:
-            continue
         row, column = (
             Samples(*(chosen(t, argmax[boxes], axis, shape) for t in samples))
             for axis, samples, argmax in ((0, y, argmax_y), (1, x, argmax_x))

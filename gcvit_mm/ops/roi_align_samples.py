@@ -71,7 +71,7 @@ def take_samples(rois: Tensor, geometry: Geometry, axis: int) -> Samples:
     else:
         count = size.ceil().nan_to_num(0).clamp(min=0)
         # steps are 0.5 to 1 pixels where there are several: so many can lie on the map
-        number = int(min(float(count.max()), 2 * length + 8))
+        number = max(1, int(min(float(count.max()), 2 * length + 8)))
         first = ((-2 - origin) * count / size).floor().clamp(min=0)
         first = torch.where(count > number, first, torch.zeros_like(first))
     k = first + torch.arange(number, device=rois.device, dtype=rois.dtype)
@@ -97,7 +97,7 @@ def take_pixels(rois: Tensor, geometry: Geometry, axis: int) -> Pixels:
     first = low.masked_fill(~inside, geometry.size[axis]).amin(2, True)
     last = high.masked_fill(~inside, -1).amax(2, True)
     number = (last - first + 1).clamp(min=0).amax((1, 2))
-    weight = share.new_zeros(*share.shape[:2], int(number.max()))
+    weight = share.new_zeros(*share.shape[:2], max(1, int(number.max())))
     weight.scatter_add_(2, ((low - first) * inside).clamp(min=0), (1 - fraction) * share)
     weight.scatter_add_(2, ((high - first) * inside).clamp(min=0), fraction * share)
     index = first + torch.arange(weight.shape[2], device=rois.device)

@@ -18,25 +18,27 @@ from .installed import advice, is_ours
 
 MODULE = 'mmcv._ext'
 ATTENTION = 'mmcv.ops.multi_scale_deform_attn'
+KEPT = 'multi_scale_deformable_attn_of_mmcv'  # the function there that is replaced
 MODES = ('auto', 'compiled', 'torch')
 
 _ALL = ('float16', 'float32', 'float64')
 _SINGLE = ('float32',)
-_WIDE = ('float32', 'float64')
 _NONE: Tuple[str, ...] = ()
 
 # What is offered: by name in mmcv._ext the module here, and the types for which 'auto' leaves it
 # to a compiled operator, on CPUs and on GPUs. mmcv has no bfloat16, and on CPUs no kernel for most.
 OPERATORS: Dict[str, Tuple[str, Tuple[str, ...], Tuple[str, ...]]] = {
-    'bbox_overlaps': ('boxes', _WIDE, _ALL),
+    'bbox_overlaps': ('boxes', _NONE, _ALL),
     'line_nms_forward': ('boxes', _NONE, _SINGLE),
-    'nms': ('boxes', _NONE, _SINGLE),
+    'nms': ('boxes', _SINGLE, _SINGLE),
     'nms_match': ('boxes', _SINGLE, _SINGLE),
     'softnms': ('boxes', _SINGLE, _SINGLE),
     'roi_align_forward': ('roi_align', _NONE, _ALL),
     'roi_align_backward': ('roi_align', _NONE, _ALL),
     'roi_pool_forward': ('roi_pool', _NONE, _ALL),
     'roi_pool_backward': ('roi_pool', _NONE, _ALL),
+    'deform_roi_pool_forward': ('deform_roi_pool', _NONE, _ALL),
+    'deform_roi_pool_backward': ('deform_roi_pool', _NONE, _ALL),
     'deform_conv_forward': ('deform_conv', _NONE, _ALL),
     'deform_conv_backward_input': ('deform_conv', _NONE, _ALL),
     'deform_conv_backward_parameters': ('deform_conv', _NONE, _ALL),
@@ -219,6 +221,7 @@ def improve(attention: ModuleType) -> None:
     if mode() != 'compiled':
         from .deform_attn import multi_scale_deformable_attn_pytorch as ours
 
+        setattr(attention, KEPT, getattr(attention, ours.__name__))
         setattr(attention, ours.__name__, ours)
 
 

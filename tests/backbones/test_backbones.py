@@ -1,8 +1,9 @@
 """What every backbone of the package keeps, family by family.
 
-A new family is added to ``FAMILIES``; tests of what only one family has are in its own file.
+A new family is added to ``FAMILIES``; what only one family has is asked in a file of its own.
 """
 
+import importlib
 import itertools
 import re
 import subprocess
@@ -11,51 +12,16 @@ import sys
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
-from support.gcvit_reference import check_images
-from support.running import ROOT
 from torch import nn
 
-import gcvit_mm
-from gcvit_mm import (
-    CheckpointError,
-    GCViT,
-    GGDeiT,
-    GGTransformer,
-    GPViT,
-    GPViTAdapter,
-    ScalableViT,
-)
+from gcvit_mm import CheckpointError
+from gcvit_mm.engine.sharding import BLOCKS
+from support.families import FAMILIES, make, model_stages, strides
+from support.gcvit_reference import check_images
+from support.running import ENV, ROOT, TESTS
 
-GG = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), mlp_ratio=2.0)
-DEIT = dict(embed_dims=16, depths=(2,), num_heads=2, mlp_ratio=2.0, drop_path_rate=0.0)
-SCALABLE = dict(
-    embed_dims=(16, 32, 64, 128),
-    depths=(2, 2, 2, 2),
-    num_heads=(1, 2, 4, 8),
-    c_ratios=(1.25, 2, 0.5, 1),
-    sr_ratios=(8, 4, 2, 1),
-    mlp_ratio=2.0,
-    window_size=7,
-)
-GP = dict(
-    embed_dims=24,
-    depth=4,
-    num_heads=4,
-    group_heads=2,
-    groups={1: 8, 3: 4},
-    mlp_ratio=2.0,
-    stripe=2,
-    stem_convs=1,
-)
-FAMILIES = {
-    'gcvit': (GCViT, dict(GG, layer_scale=None, window_size=(7, 7, 14, 7))),
-    'scalablevit': (ScalableViT, SCALABLE),
-    'gg': (GGTransformer, GG),
-    'gg_deit': (GGDeiT, DEIT),
-    'gpvit': (GPViT, GP),
-    'gpvit_adapter': (GPViTAdapter, GP),
-}
 SUBSETS = [s for n in (1, 2, 3, 4) for s in itertools.combinations(range(4), n)]
+WITH_OUT_INDICES = ('gcvit', 'scalablevit', 'gg', 'gpvit')
 
 
 @pytest.fixture(params=FAMILIES)
@@ -64,30 +30,9 @@ def family(request):
     return request.param
 
 
-def make(family, drop_path_rate=0.0, **kwargs):
-    """A small backbone of a family, with weights that all matter."""
-    cls, arch = FAMILIES[family]
-    model = cls(dict(arch, drop_path_rate=drop_path_rate), **kwargs)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad:
-                p.add_(0.05 * torch.randn_like(p))
-    return model
-
-
-def strides(family):
-    """Strides of the maps."""
-    return dict(gg_deit=(16,), gpvit=(8,)).get(family, (4, 8, 16, 32))
-
-
-def model_stages(family):
-    """Number of stages (of layers, where each is one)."""
-    return 1 if family == 'gg_deit' else 4
-
-
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (65, 97), (250, 328)])
 def test_any_size(family, size):
-    """Maps have sides ceil(side / stride) and are finite."""
+    """Maps have sides ceil(side / stride), and are finite; maps of the stages lie in order."""
     model = make(family).eval()
     with torch.no_grad():
         outs = model(torch.randn(1, 3, *size))
@@ -95,6 +40,7 @@ def test_any_size(family, size):
     assert [tuple(out.shape[2:]) for out in outs] == expected
     assert [out.shape[1] for out in outs] == list(model.out_channels)
     assert all(out.isfinite().all() for out in outs)
+    assert family not in WITH_OUT_INDICES or all(out.is_contiguous() for out in outs)
 
 
 @pytest.mark.parametrize('size', [(64, 96), (75, 51)])
@@ -136,37 +82,89 @@ def test_every_parameter_gets_a_gradient(family, out_indices):
     assert not flat
 
 
+def count_calls(model):
+    """Count how often each block is entered, from now on."""
+    calls = {block: 0 for block in model.modules() if isinstance(block, BLOCKS)}
+
+    def enter(block, _):
+        calls[block] += 1
+
+    for block in calls:
+        block.register_forward_pre_hook(enter)
+    return calls
+
+
 def test_checkpointing_changes_nothing(family):
     """with_cp gives the same maps and gradients, stochastic depth included, and recomputes."""
     plain, recomputing = make(family, 0.3).train(), make(family, 0.3, with_cp=True).train()
     recomputing.load_state_dict(plain.state_dict())
     image = torch.randn(2, 3, 64, 80)
-    calls = []
-    for module in recomputing.modules():
-        if isinstance(module, gcvit_mm.layers.Block):
-            module.register_forward_pre_hook(lambda *_: calls.append(1))
     outs = {}
-    for name, model in (('plain', plain), ('recomputing', recomputing)):
+    for name, model, times in (('plain', plain, 1), ('recomputing', recomputing, 2)):
+        calls = count_calls(model)
         torch.manual_seed(3)
         outs[name] = model(image)
-        forwards = len(calls)
+        assert len(calls) == sum(model.depths) and set(calls.values()) == {1}
         sum(out.square().mean() for out in outs[name]).backward()
-    assert len(calls) == 2 * forwards > 0
+        assert set(calls.values()) == {times}
     for a, b in zip(outs['plain'], outs['recomputing']):
         torch.testing.assert_close(a, b)
     for (name, a), b in zip(plain.named_parameters(), recomputing.parameters()):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
+def test_checkpointing_rests_in_evaluation(family):
+    """Without gradients there is nothing to recompute."""
+    model = make(family, with_cp=True).eval()
+    calls = count_calls(model)
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    assert set(calls.values()) == {1}
+
+
+@pytest.mark.parametrize('frozen_stages', [0, 1])
+@pytest.mark.parametrize('family', WITH_OUT_INDICES)
+def test_checkpointing_after_frozen_stages(family, frozen_stages):
+    """The first block that trains is recomputed too, though its input needs no gradient."""
+    model = make(family, with_cp=True, frozen_stages=frozen_stages).train()
+    calls = count_calls(model)
+    sum(out.square().mean() for out in model(torch.randn(1, 3, 64, 64))).backward()
+    frozen = {block for stage in model.stages[:frozen_stages] for block in stage.modules()}
+    assert all(times == (1 if block in frozen else 2) for block, times in calls.items())
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize('out_indices', [(0,), (1, 3), (2,), (-1,), (-3, -1)], ids=str)
+@pytest.mark.parametrize('family', WITH_OUT_INDICES)
+@torch.no_grad()
+def test_maps_do_not_depend_on_which_are_asked_for(family, out_indices):
+    """Fewer maps are the same maps; negative indices count from the end."""
+    full = make(family, out_indices=(0, 1, 2, 3)).eval()
+    part = make(family, out_indices=out_indices).eval()
+    assert not part.load_state_dict(full.state_dict(), strict=False).missing_keys
+    assert part.out_indices == tuple(i % 4 for i in out_indices)
+    image = torch.randn(1, 3, 64, 96)
+    maps = full(image)
+    for got, i in zip(part(image), out_indices):
+        torch.testing.assert_close(got, maps[i], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize('out_indices', [(), (4,), (-5,), (1, 0), (2, 2), (0, -4)], ids=str)
+@pytest.mark.parametrize('family', WITH_OUT_INDICES)
+def test_out_indices_that_make_no_sense(family, out_indices):
+    """The error shows what fits."""
+    with pytest.raises(ValueError, match=r'out_indices must be ascending.*0\.\.3'):
+        make(family, out_indices=out_indices)
+
+
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
 def test_freezing(family, frozen_stages):
-    """Frozen parts have no gradient and stay in eval mode; train() returns the model."""
+    """Parameters, mode and maps of frozen parts stay, from the start; the others train."""
     if frozen_stages > model_stages(family):
         with pytest.raises(ValueError, match='frozen_stages must be between'):
             make(family, frozen_stages=frozen_stages)
         return
-    model = make(family, frozen_stages=frozen_stages)
-    assert model.train() is model
+    model = make(family, 0.5, frozen_stages=frozen_stages, drop_rate=0.3)
     frozen = [] if frozen_stages < 0 else [model.patch_embed]
     frozen += [model.pos_embed] if frozen and hasattr(model, 'pos_embed') else []
     for i in range(max(frozen_stages, 0)):
@@ -174,12 +172,29 @@ def test_freezing(family, frozen_stages):
         if hasattr(model, f'norm{i}'):
             frozen.append(getattr(model, f'norm{i}'))
     ids = {id(p) for module in frozen for p in module.parameters()}
-    assert all(not m.training for module in frozen for m in module.modules())
+    modules = {module for part in frozen for module in part.modules()}
+
+    def check():
+        for name, p in model.named_parameters():
+            is_frozen = id(p) in ids or (frozen_stages >= 0 and name == 'cls_token')
+            assert p.requires_grad is not is_frozen, name
+        assert not any(module.training for module in modules)
+
+    check()
+    assert model.eval() is model and not any(m.training for m in model.modules())
+    assert model.train() is model
+    check()
+    for name, module in model.named_modules():
+        assert module.training or module in modules or not name or 'pos_' in name, name
+    image = torch.randn(2, 3, 64, 64)
+    first, second = model(image), model(image)
+    if family in ('gcvit', 'scalablevit', 'gg'):
+        for i, (a, b) in enumerate(zip(first, second)):
+            assert torch.equal(a, b) == (i < frozen_stages), f'map {i}'
+    if any(out.requires_grad for out in first):
+        sum((out * torch.randn_like(out)).sum() for out in first).backward()
     for name, p in model.named_parameters():
-        is_frozen = id(p) in ids or (frozen_stages >= 0 and name == 'cls_token')
-        assert p.requires_grad is not is_frozen, name
-    if frozen_stages < model_stages(family):
-        assert model.stages[-1].training
+        assert (p.grad is None) is not p.requires_grad, name
 
 
 @pytest.mark.parametrize('in_channels', [1, 4])
@@ -187,8 +202,15 @@ def test_other_channels(family, in_channels):
     """Images may have other than three channels; a wrong number is an error that says so."""
     model = make(family, in_channels=in_channels).eval()
     assert model(torch.randn(1, in_channels, 40, 40))[0].isfinite().all()
-    with pytest.raises(ValueError, match=f'expects images .B, {in_channels}, H, W.'):
-        model(torch.randn(1, 3, 40, 40))
+    message = rf'\(B, {in_channels}, H, W\).*\(1, 3, 64, 64\).*in_chann'
+    with pytest.raises(ValueError, match=message):
+        model(torch.randn(1, 3, 64, 64))
+
+
+def test_an_image_needs_its_batch_axis(family):
+    """A single image without batch axis is an error that shows the shape."""
+    with pytest.raises(ValueError, match=r'\(3, 64, 64\)'):
+        make(family)(torch.randn(3, 64, 64))
 
 
 def test_unknown_argument(family):
@@ -222,13 +244,17 @@ def test_foreign_checkpoint_is_refused(family, tmp_path):
 
 @pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmseg', 'mmpretrain'])
 def test_found_from_every_scope(family, scope):
-    """The root registry serves every library."""
+    """From the root with each library as default, and by the registry of each library."""
+    registries = [MODELS]
     if scope != 'mmengine':
         pytest.importorskip(scope)
+        registries.append(importlib.import_module(f'{scope}.registry').MODELS)
     cls, arch = FAMILIES[family]
-    with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(dict(type=cls.__name__, arch=dict(arch, drop_path_rate=0.0)))
-    assert type(model) is cls
+    config = dict(type=cls.__name__, arch=dict(arch, drop_path_rate=0.0))
+    for registry in registries:
+        assert type(registry.build(dict(config))) is cls
+        with DefaultScope.overwrite_default_scope(scope):
+            assert type(registry.build(dict(config))) is cls
 
 
 def test_layer_depth(family):
@@ -259,19 +285,37 @@ def test_linear_layers_start_small(family):
     assert all(m.bias is None or not m.bias.any() for m in linears)
 
 
-def test_runs_without_compiled_ops():
-    """Import and forward of all families without mmcv._ext, mmdet, mmseg and mmpretrain."""
-    code = """
+WITHOUT_LIBRARIES = """
 import sys
-for name in ('mmcv._ext', 'mmdet', 'mmseg', 'mmpretrain'):
-    sys.modules[name] = None
-import torch, gcvit_mm
-for model in (gcvit_mm.GCViT('xxtiny'), gcvit_mm.ScalableViT(), gcvit_mm.GGTransformer(),
-              gcvit_mm.GGDeiT()):
-    assert model.eval()(torch.zeros(1, 3, 32, 32))[-1].isfinite().all()
+import gcvit_mm
+found = {'mmdet', 'mmseg', 'mmpretrain', 'timm'} & set(sys.modules)
+assert not found, found  # also where they are installed, importing the package stays light
+blocked = ('mmcv._ext', 'mmdet', 'mmseg', 'mmpretrain', 'timm')
+sys.modules.update(dict.fromkeys(blocked))  # importing them fails
+try:
+    import mmcv._ext
+except ImportError:
+    pass
+else:
+    raise SystemExit('mmcv._ext is not blocked')
+import torch
+from support.families import FAMILIES, make
+for family in FAMILIES:
+    sum(out.mean() for out in make(family)(torch.randn(2, 3, 64, 64))).backward()
+    with torch.no_grad():
+        assert make(family).eval()(torch.randn(1, 3, 64, 64))[-1].isfinite().all()
+assert 'mmcv.ops' not in sys.modules
 print('all run')
 """
-    result = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=300
+
+
+def test_runs_without_compiled_ops_and_libraries():
+    """mmcv's Python half and torch are all it takes, to import, to train and to run."""
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_LIBRARIES],
+        cwd=ROOT,
+        env=dict(ENV, PYTHONPATH=TESTS),
+        capture_output=True,
+        text=True,
     )
-    assert result.stdout.strip().endswith('all run'), result.stderr[-2000:]
+    assert done.stdout.strip().endswith('all run'), done.stderr[-2000:]

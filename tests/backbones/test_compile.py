@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from test_backbones import FAMILIES, make
 
 from gcvit_mm import GCViT
+from support.families import FAMILIES, shallow
 
 
 @pytest.fixture
@@ -19,13 +19,11 @@ def counters():
     return counters
 
 
-def shallow(family, **kwargs):
-    """A backbone of few blocks: tracing takes seconds for each."""
-    cls, arch = FAMILIES[family]
-    arch = dict(arch, drop_path_rate=0.0)
-    if 'depths' in arch and family != 'gg_deit':
-        arch['depths'] = (1, 2, 1, 1)
-    return cls(arch, **kwargs)
+# Two stages of the pyramids, one interaction of the adapter.
+PARTS = {
+    **{family: dict(out_indices=(0, 1)) for family in ('gcvit', 'scalablevit', 'gg')},
+    'gpvit_adapter': dict(num_interactions=1, hidden_dims=16),
+}
 
 
 def compare(compiled, model, image):
@@ -37,8 +35,9 @@ def compare(compiled, model, image):
 @pytest.mark.parametrize('family', FAMILIES)
 def test_three_sizes_recompile_once_at_most(family, counters):
     """compile=True serves sizes that change; weights keep their names."""
-    model = shallow(family).eval()
-    compiled = shallow(family, compile=dict(backend='eager')).eval()
+    part = PARTS.get(family, {})
+    model = shallow(family, **part).eval()
+    compiled = shallow(family, compile=dict(backend='eager'), **part).eval()
     compiled.load_state_dict(model.state_dict())
     with torch.no_grad():
         for height, width in [(320, 480), (333, 517), (512, 352)]:
@@ -54,7 +53,7 @@ def test_one_graph_for_all_sizes(family, counters):
 
     if not hasattr(_config, 'backed_size_oblivious'):
         pytest.skip('this torch takes sides of 1 for constants')
-    model = make(family).eval()
+    model = shallow(family).eval()
     compiled = torch.compile(copy.deepcopy(model), dynamic=True, backend='eager')
     with torch.no_grad(), _config.patch(backed_size_oblivious=True):
         for height, width in [(97, 131), (96, 128), (224, 160)]:
@@ -66,7 +65,7 @@ def test_one_graph_for_all_sizes(family, counters):
 
 def test_training(counters):
     """Gradients are those of the eager model, with blocks that are recomputed."""
-    options = dict(with_cp=True, out_indices=(1,))
+    options = dict(with_cp=True, out_indices=(0,))
     model = shallow('gcvit', **options)
     compiled = shallow('gcvit', compile=dict(backend='aot_eager'), **options)
     compiled.load_state_dict(model.state_dict())
@@ -97,7 +96,7 @@ def test_inductor_trains_a_stem(counters):
 
 def test_copies_run_eagerly(counters):
     """A copy, as EMA makes it, runs its own weights."""
-    model = make('gg_deit', compile=dict(backend='eager')).eval()
+    model = shallow('gg_deit', compile=dict(backend='eager')).eval()
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.norm0.bias.fill_(7.0)

@@ -1,18 +1,18 @@
 """The GC ViT backbone: its numbers, its arguments, and what training loops expect of it."""
 
-import doctest
 import functools
 import inspect
 import itertools
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from gcvit_mm import GCViT
+from gcvit_mm.backbones.base import BackboneArgs
+from gcvit_mm.checkpoints import convert_state_dict
 from support.gcvit_reference import (
     check_images,
     draw,
@@ -20,12 +20,6 @@ from support.gcvit_reference import (
     nvlabs_detection_state,
     nvlabs_name,
 )
-from torch import nn
-
-from gcvit_mm import GCViT
-from gcvit_mm.backbones import gcvit as gcvit_module
-from gcvit_mm.backbones.base import BackboneArgs
-from gcvit_mm.checkpoints import convert_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 USUAL = (7, 7, 14, 7)
@@ -289,44 +283,21 @@ def test_equals_timm():
 
 # ---------------------------------------------------------------------- sizes
 @pytest.mark.parametrize(
-    'size', [(32, 32), (33, 47), (65, 97), (250, 328), (512, 683), (801, 1333)]
+    'kwargs, size',
+    [
+        *((dict(window_size=24), size) for size in ((32, 32), (33, 47), (65, 97))),
+        *((dict(overlap_patches=False), size) for size in ((32, 32), (33, 47), (65, 97))),
+        (dict(window_size=7), (801, 1333)),
+    ],
+    ids=str,
 )
 @torch.no_grad()
-def test_any_size(size):
-    """Strides 4, 8, 16, 32, rounded up, whatever the size."""
-    outs = fill(GCViT(arch(window_size=7))).eval()(torch.randn(1, 3, *size))
-    for i, out in enumerate(outs):
-        sides = (-(-side // 2 ** (i + 2)) for side in size)
-        assert tuple(out.shape) == (1, 16 * 2**i, *sides)
-        assert out.isfinite().all()
-        assert out.is_contiguous()
-
-
-@pytest.mark.parametrize('kwargs', [dict(window_size=24), dict(overlap_patches=False)])
-@pytest.mark.parametrize('size', [(32, 32), (33, 47), (65, 97)])
-@torch.no_grad()
 def test_any_size_of_other_models(kwargs, size):
-    """The same rule with windows larger than the map, and for patches side by side."""
+    """Windows larger than the map, patches side by side, and an image as COCO has them."""
     outs = fill(GCViT(arch(), **kwargs)).eval()(torch.randn(2, 3, *size))
     for i, out in enumerate(outs):
         assert tuple(out.shape[2:]) == tuple(-(-side // 2 ** (i + 2)) for side in size)
         assert out.isfinite().all()
-
-
-@pytest.mark.parametrize('channels', [1, 4])
-def test_other_channels(channels):
-    """Images of one or four channels; three are then an error that says what to set."""
-    model = GCViT(arch(), in_channels=channels).eval()
-    outs = model(torch.randn(1, channels, 64, 64))
-    assert tuple(outs[0].shape) == (1, 16, 16, 16)
-    with pytest.raises(ValueError, match=rf'\(B, {channels}, H, W\).*\(1, 3, 64, 64\).*in_chann'):
-        model(torch.randn(1, 3, 64, 64))
-
-
-def test_an_image_needs_its_batch_axis():
-    """A single image without batch axis is an error that shows the shape."""
-    with pytest.raises(ValueError, match=r'\(3, 64, 64\)'):
-        GCViT(arch())(torch.randn(3, 64, 64))
 
 
 # ---------------------------------------------------------------------- batches
@@ -377,19 +348,6 @@ def test_global_query_sees_the_whole_map():
 
 
 # ---------------------------------------------------------------------- outputs, gradients
-@pytest.mark.parametrize('out_indices', SUBSETS, ids=str)
-def test_every_parameter_gets_a_gradient(out_indices):
-    """Distributed training needs a use for every parameter, whichever maps are asked for."""
-    model = fill(GCViT(arch(), out_indices=out_indices))
-    outs = model(torch.randn(2, 3, 64, 96))
-    assert [out.shape[1] for out in outs] == [16 * 2**i for i in out_indices]
-    loss_of(outs).backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None]
-    zero = [name for name, p in model.named_parameters() if not p.grad.abs().sum() > 0]
-    assert without == [] and zero == []
-    assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
 @pytest.mark.parametrize(
     'kwargs',
     [
@@ -410,25 +368,6 @@ def test_every_parameter_of_other_models_gets_a_gradient(kwargs):
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize('out_indices', [(0,), (1, 3), (2,), (-1,), (-3, -1)])
-@torch.no_grad()
-def test_outputs_do_not_depend_on_which_are_asked_for(out_indices):
-    """Fewer maps are the same maps; negative indices count from the end."""
-    full = fill(GCViT(arch())).eval()
-    part = fill(GCViT(arch(), out_indices=out_indices)).eval()
-    x = torch.randn(1, 3, 64, 96)
-    outs = full(x)
-    assert_maps_close(part(x), [outs[i] for i in out_indices], 1e-6)
-    assert part.out_indices == tuple(i % 4 for i in out_indices)
-
-
-@pytest.mark.parametrize('out_indices', [(), (4,), (-5,), (1, 0), (2, 2), (0, -4)])
-def test_out_indices_that_make_no_sense(out_indices):
-    """The error shows what was given and what fits."""
-    with pytest.raises(ValueError, match=r'out_indices must be ascending.*0\.\.3'):
-        GCViT(arch(), out_indices=out_indices)
-
-
 @torch.no_grad()
 def test_outputs_are_normalised():
     """Fresh output norms give every place mean 0 and deviation 1 over its channels."""
@@ -437,62 +376,13 @@ def test_outputs_are_normalised():
         assert (out.std(1, unbiased=False) - 1).abs().max() < 0.05
 
 
-def test_bfloat16_training_is_finite():
-    """Mixed precision: finite maps, finite gradients."""
-    model = fill(GCViT(arch()))
-    with torch.autocast('cpu', torch.bfloat16):
-        outs = model(torch.randn(2, 3, 64, 96))
-    assert all(out.isfinite().all() for out in outs)
-    loss_of([out.float() for out in outs]).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
 # ---------------------------------------------------------------------- freezing
-def frozen_prefixes(stages):
-    """What frozen_stages covers."""
-    if stages < 0:
-        return ()
-    names = ['patch_embed.']
-    for i in range(stages):
-        names += [f'stages.{i}.', f'norm{i}.']
-    return tuple(names)
-
-
-@pytest.mark.parametrize('stages', range(-1, 5))
-def test_frozen_stages(stages):
-    """Parameters, mode and statistics of frozen parts stay; the others train."""
-    model = GCViT(arch(drop_path_rate=0.5), frozen_stages=stages, drop_rate=0.3)
-    prefixes = frozen_prefixes(stages)
-    assert model.eval() is model and not any(m.training for m in model.modules())
-    assert model.train() is model and model.training
-    for name, p in model.named_parameters():
-        assert p.requires_grad != name.startswith(prefixes), name
-    for name, module in model.named_modules():
-        assert module.training != f'{name}.'.startswith(prefixes), name
-
-    x = torch.randn(2, 3, 64, 64)
-    first, second = model(x), model(x)
-    for i in range(4):
-        assert torch.equal(first[i], second[i]) == (i < stages), f'output {i}'
-    if stages < 4:
-        loss_of(first).backward()
-    for name, p in model.named_parameters():
-        assert (p.grad is None) == name.startswith(prefixes), name
-
-
 def test_frozen_norms_of_requested_stages_only():
     """A frozen stage without output has no output norm, and that is fine."""
     model = GCViT(arch(), frozen_stages=2, out_indices=(1, 3)).train()
     assert not model.norm1.weight.requires_grad and not model.norm1.training
     assert model.norm3.weight.requires_grad and model.norm3.training
     assert not hasattr(model, 'norm0')
-
-
-def test_frozen_from_the_start():
-    """Freezing does not wait for train()."""
-    model = GCViT(arch(), frozen_stages=1)
-    assert not model.patch_embed.proj.weight.requires_grad and not model.patch_embed.training
-    assert model.training and model.stages[1].training
 
 
 @pytest.mark.parametrize('stages', [-2, 5])
@@ -520,10 +410,9 @@ def pass_with_gradients(model, x):
 
 
 @pytest.mark.parametrize('global_query', ['shared', 'own', 'none'])
-@pytest.mark.parametrize('drop', [0.0, 0.5])
-def test_checkpointing_changes_nothing(drop, global_query):
-    """Equal outputs and gradients, with random depth and dropout too."""
-    kwargs = dict(drop_path_rate=drop, attn_drop_rate=drop / 2, global_query=global_query)
+def test_checkpointing_changes_nothing(global_query):
+    """Equal outputs and gradients with random depth and dropout, whoever asks."""
+    kwargs = dict(drop_path_rate=0.5, attn_drop_rate=0.25, global_query=global_query)
     plain = fill(GCViT(arch(), **kwargs))
     saving = fill(GCViT(arch(), with_cp=True, **kwargs))
     x = torch.randn(4, 3, 64, 64)
@@ -534,49 +423,6 @@ def test_checkpointing_changes_nothing(drop, global_query):
         torch.testing.assert_close(
             saved_grads[name], grad, atol=1e-4, rtol=1e-4, msg=lambda t, n=name: f'{n}: {t}'
         )
-
-
-def count_calls(model):
-    """Count how often each block is entered, from now on."""
-    calls = {block: 0 for block in blocks_of(model)}
-
-    def enter(block, _):
-        calls[block] += 1
-
-    for block in calls:
-        block.register_forward_pre_hook(enter)
-    return calls
-
-
-@pytest.mark.parametrize('with_cp, times', [(False, 1), (True, 2)])
-def test_checkpointing_recomputes_every_block(with_cp, times):
-    """Every block runs once more in the backward pass, and only there."""
-    model = GCViT(arch(), with_cp=with_cp)
-    calls = count_calls(model)
-    loss = loss_of(model(torch.randn(1, 3, 64, 64)))
-    assert list(calls.values()) == [1] * 8
-    loss.backward()
-    assert list(calls.values()) == [times] * 8
-
-
-def test_checkpointing_rests_in_evaluation():
-    """Without gradients there is nothing to recompute."""
-    model = GCViT(arch(), with_cp=True).eval()
-    calls = count_calls(model)
-    with torch.no_grad():
-        model(torch.randn(1, 3, 64, 64))
-    assert list(calls.values()) == [1] * 8
-
-
-@pytest.mark.parametrize('frozen_stages', [0, 1])
-def test_checkpointing_after_frozen_stages(frozen_stages):
-    """The first block that trains is recomputed too, though its input needs no gradient."""
-    model = GCViT(arch(), with_cp=True, frozen_stages=frozen_stages)
-    calls = count_calls(model)
-    loss_of(model(torch.randn(1, 3, 64, 64))).backward()
-    frozen = 2 * frozen_stages
-    assert list(calls.values()) == [1] * frozen + [2] * (8 - frozen)
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 # ---------------------------------------------------------------------- arguments
@@ -947,66 +793,3 @@ def test_layer_decay_of_mmpretrain():
     assert rates['backbone.patch_embed.proj.weight'] == 0.5**9
     assert rates['backbone.stages.3.blocks.1.mlp.fc1.weight'] == 0.5
     assert rates['backbone.norm3.weight'] == rates['head.fc.weight'] == 1.0
-
-
-# ---------------------------------------------------------------------- finding it
-def test_found_in_the_root_registry():
-    """Without any scope."""
-    assert MODELS.get('GCViT') is GCViT
-    assert isinstance(MODELS.build(dict(type='GCViT', arch=arch())), GCViT)
-
-
-@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
-def test_found_from_every_scope(scope):
-    """By the registry of each library, and from the root with each library as default."""
-    pytest.importorskip(scope)
-    registry = __import__(f'{scope}.registry', fromlist=['MODELS']).MODELS
-    config = dict(type='GCViT', arch=arch(), out_indices=(0, 2))
-    assert type(registry.build(dict(config))) is GCViT
-    with DefaultScope.overwrite_default_scope(scope):
-        assert type(MODELS.build(dict(config))) is GCViT
-        assert type(registry.build(dict(config))) is GCViT
-
-
-WITHOUT_LIBRARIES = """
-import sys
-for name in ('mmcv._ext', 'mmdet', 'mmseg', 'mmpretrain', 'timm'):
-    sys.modules[name] = None  # importing it fails
-try:
-    import mmcv._ext
-except ImportError:
-    pass
-else:
-    raise SystemExit('mmcv._ext is not blocked')
-import torch, gcvit_mm
-model = gcvit_mm.GCViT('xxtiny')
-sum(out.mean() for out in model(torch.randn(1, 3, 64, 64))).backward()
-assert 'mmcv.ops' not in sys.modules
-print([tuple(out.shape) for out in model.eval()(torch.randn(1, 3, 64, 64))])
-"""
-
-
-def test_runs_without_compiled_ops_and_libraries():
-    """mmcv's Python half and torch are all it takes, to import, to train and to run."""
-    done = subprocess.run(
-        [sys.executable, '-c', WITHOUT_LIBRARIES], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert '(1, 64, 16, 16), (1, 128, 8, 8), (1, 256, 4, 4), (1, 512, 2, 2)' in done.stdout
-
-
-def test_imports_none_of_the_libraries():
-    """Also where they are installed: importing the package stays light."""
-    code = 'import sys, gcvit_mm; print([m for m in sys.modules if "." not in m])'
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "'mmcv'" in done.stdout
-    assert not re.search("'(mmdet|mmseg|mmpretrain|timm)'", done.stdout)
-
-
-def test_docstring_example():
-    """What the docstring shows is what the code returns."""
-    tests = doctest.DocTestFinder(recurse=False).find(GCViT, 'GCViT', gcvit_module)
-    results = [doctest.DocTestRunner().run(test) for test in tests]
-    assert sum(r.attempted for r in results) >= 3
-    assert sum(r.failed for r in results) == 0

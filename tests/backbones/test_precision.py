@@ -5,18 +5,14 @@ import torch
 from mmengine.optim import AmpOptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from test_backbones import FAMILIES, make, strides
 from torch.nn.functional import cosine_similarity
+
+from support.devices import CUDA
+from support.families import FAMILIES, make, strides
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 SIZE = (85, 115)  # fits no window, and no pair of stripes
 SCALE = 2.0**16  # torch's GradScaler begins with it
-DEVICES = [
-    'cpu',
-    pytest.param(
-        'cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
-    ),
-]
 # What the usual settings of a family leave out: masks of minus infinity, shifted windows.
 VARIANTS = {
     **{family: (family, {}) for family in FAMILIES},
@@ -53,7 +49,6 @@ def gradients(model, images, dtype=None):
     return {name: p.grad / scale for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize('device', DEVICES)
 def test_gradients_are_those_of_float32(variant, dtype, device):
     """All finite, and the same direction; with padded windows, blocks recomputed."""
     family, settings = variant
@@ -78,7 +73,6 @@ def test_the_comparison_can_fail(dtype):
     assert cosine_similarity(a, b, 0) < 0.9
 
 
-@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('family', FAMILIES)
 def test_no_step_is_skipped(family, dtype, device):
     """Steps with dropped paths and recomputed blocks: no gradient overflows, the loss falls."""
@@ -201,7 +195,7 @@ def amp_wrapper(model, dtype, monkeypatch):
     'device, dtype',
     [
         ('cpu', 'bfloat16'),  # all that mmengine's autocast takes there
-        *(pytest.param('cuda', dtype, marks=DEVICES[1].marks) for dtype in DTYPES),
+        *(pytest.param('cuda', dtype, marks=CUDA.marks) for dtype in DTYPES),
     ],
 )
 @pytest.mark.parametrize('build', [detector, segmentor], ids=lambda build: build.__name__)

@@ -3,8 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support.gcvit_reference import check_images
-from support.scalablevit_reference import released_state
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,6 +10,8 @@ from gcvit_mm import ScalableViT
 from gcvit_mm.backbones.scalablevit import LEMAttention, ScalableAttention
 from gcvit_mm.checkpoints import CheckpointError, convert_state_dict
 from gcvit_mm.layers import WindowAttention
+from support.gcvit_reference import check_images
+from support.scalablevit_reference import released_state
 
 HEAD = 512 * 4096 + 4096 + 2 * 4096 + 4096 * 1000 + 1000  # the two-layer head of S
 

@@ -15,11 +15,11 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
 from mmengine.model import BaseModule
 from mmengine.runner import save_checkpoint
-from support.gcvit_reference import nvlabs_classifier_state, nvlabs_detection_state, nvlabs_name
 
 from gcvit_mm import CheckpointError, GCViT, UserError
 from gcvit_mm.checkpoints import convert_state_dict, detect_layout, read_checkpoint, unwrap
 from gcvit_mm.layers import resize_bias_table
+from support.gcvit_reference import nvlabs_classifier_state, nvlabs_detection_state, nvlabs_name
 
 USUAL = (7, 7, 14, 7)
 

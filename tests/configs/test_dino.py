@@ -1,66 +1,34 @@
-"""DINO on GC ViT: the levels, the rates, and a run of training and evaluation at reduced size."""
-
-import re
-from pathlib import Path
+"""DINO on GC ViT: the levels and the rates."""
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from support.running import run
 
 from gcvit_mm.planning.complexity import build_on_meta
+from support.configs import read_config
 
 pytest.importorskip('mmdet')
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-SHAPE_CLASSES = "('circle','square','triangle','star','cross')"
-# One layer and few queries: the code that runs is the same.
-SMALL = [
-    'model.backbone.init_cfg=None',
-    'model.backbone.arch=xxtiny',
-    'model.neck.in_channels=[128,256,512]',
-    'model.num_queries=20',
-    'model.bbox_head.num_classes=5',
-    'model.encoder.num_layers=1',
-    'model.decoder.num_layers=1',
-    'model.dn_cfg.group_cfg.num_dn_queries=10',
-    'model.test_cfg.max_per_img=10',
-    'train_cfg.max_epochs=1',
-    'train_dataloader.dataset.indices=8',
-    'train_dataloader.dataset.pipeline.3.transforms.0.0.scales=[(96,160),(128,160)]',
-    'train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(96,160)]',
-    'train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(96,160)]',
-    'val_dataloader.dataset.pipeline.1.scale=(160,96)',
-    'test_dataloader.dataset.pipeline.1.scale=(160,96)',
-    'default_hooks.logger.interval=1',
-]
-for _loader in ('train', 'val', 'test'):
-    SMALL += [
-        f'{_loader}_dataloader.num_workers=0',
-        f'{_loader}_dataloader.persistent_workers=False',
-        f'{_loader}_dataloader.dataset.metainfo.classes={SHAPE_CLASSES}',
-    ]
+
+@pytest.fixture(scope='module', params=['dino_gcvit_t_1x', 'dino_gcvit_l_3x'])
+def built(request):
+    """A DINO config, and its model."""
+    cfg = read_config(request.param)
+    return cfg, build_on_meta(cfg)
 
 
-@pytest.fixture(params=['dino_gcvit_t_1x', 'dino_gcvit_l_3x'])
-def config(request):
-    """A DINO config."""
-    return Config.fromfile(CONFIGS / f'{request.param}.py')
-
-
-def test_four_scales(config):
+def test_four_scales(built):
     """The transformer sees four maps, of strides 8 to 64."""
-    model = build_on_meta(config)
+    _, model = built
     maps = model.extract_feat(torch.zeros(1, 3, 256, 320, device='meta'))
     assert [tuple(m.shape[2:]) for m in maps] == [(32, 40), (16, 20), (8, 10), (4, 5)]
     assert model.num_feature_levels == len(maps)
     assert model.level_embed.shape[0] == len(maps)
 
 
-def test_rates(config):
+def test_rates(built):
     """The backbone learns at a tenth of the rate of the rest, and gradients are clipped."""
-    model = build_on_meta(config)
+    config, model = built
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     rates = {id(p): group['lr'] for group in wrapper.param_groups for p in group['params']}
     for name, parameter in model.named_parameters():
@@ -68,30 +36,3 @@ def test_rates(config):
         assert rates[id(parameter)] == pytest.approx(expected), name
     assert isinstance(wrapper.optimizer, torch.optim.AdamW)
     assert wrapper.clip_grad_kwargs['max_norm'] == 0.1
-
-
-@pytest.mark.parametrize('name', ['dino_gcvit_t_1x', 'dino_gcvit_l_3x'])
-def test_trains_and_evaluates(name, shapes, tmp_path):
-    """An epoch of eight pictures: finite losses, parameters that move, the COCO metric twice."""
-    pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
-    options = ['--work-dir', tmp_path, '--data-root', shapes / 'coco', '--cfg-options', *SMALL]
-    every_step = ['default_hooks.checkpoint.interval=1', 'default_hooks.checkpoint.by_epoch=False']
-    config = f'configs/{name}.py'
-    trained = run('train.py', config, *options, *every_step)
-    rows = re.findall(r'Epoch\(train\).*?\bgrad_norm: (\S+)\s+loss: (\S+)', trained)
-    assert len(rows) == 4
-    assert all(torch.tensor([float(x) for x in row]).isfinite().all() for row in rows)
-    assert all(float(norm) > 0 for norm, _ in rows)
-    assert 'coco/bbox_mAP:' in trained
-
-    first, last = (torch.load(tmp_path / f'iter_{i}.pth', weights_only=False) for i in (2, 4))
-    before, after = first['state_dict'], last['state_dict']
-    for part in ('backbone.stages', 'neck', 'encoder', 'decoder', 'bbox_head', 'level_embed'):
-        keys = [k for k in before if k.startswith(part) and before[k].is_floating_point()]
-        assert keys and any((before[k] != after[k]).any() for k in keys), part
-
-    tested = run('test.py', config, tmp_path / 'iter_4.pth', *options)
-    assert f'loaded {len(after)} of {len(after)} weights' in tested
-    metric = 'coco/bbox_mAP: '
-    assert metric in tested
-    assert tested.split(metric)[-1].split()[0] == trained.split(metric)[-1].split()[0]

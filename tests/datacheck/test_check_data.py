@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
-from support.running import CLS, DET, ENV, FOLDERS, ROOT, SEG, one_line_error
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.datacheck import check, datasets, drawing
 from gcvit_mm.datacheck import report as reports
 from gcvit_mm.datacheck.coco import box_flaw
+from support.running import CLS, DET, ENV, FOLDERS, ROOT, SEG, one_line_error, run
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -388,24 +388,20 @@ def test_failing_pipeline(shapes, tmp_path):
 
 def test_program(data, tmp_path):
     """Status 0 and 2, one line a finding, nothing painted where there are errors."""
-    command = [sys.executable, '-m', 'gcvit_mm', 'check-data', DET, '--data-root', data / 'coco']
-    command += ['--out-dir', tmp_path / 'out', '--samples', '4', '--cfg-options']
-
-    def run(option):
-        return subprocess.run(
-            [*map(str, command), option],
-            cwd=ROOT,
-            env=ENV,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    done = run('model.roi_head.bbox_head.num_classes=6')
-    assert done.returncode == 2 and 'Traceback' not in done.stdout, done.stdout
-    lines = [line for line in done.stdout.splitlines() if line.startswith('error: ')]
+    command = ['check-data', DET, '--data-root', data / 'coco', '--out-dir', tmp_path / 'out']
+    command += ['--samples', '4', '--cfg-options']
+    printed = run(*command, 'model.roi_head.bbox_head.num_classes=6', status=2)
+    assert 'Traceback' not in printed, printed
+    lines = [line for line in printed.splitlines() if line.startswith('error: ')]
     assert 'bbox_head.num_classes=6' in lines[0] and not (tmp_path / 'out').exists()
-    done = run('train_dataloader.batch_size=8')
+    done = subprocess.run(
+        [sys.executable, '-m', 'gcvit_mm', *map(str, command), 'train_dataloader.batch_size=8'],
+        cwd=ROOT,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
     assert 'warning: 8 images a step' in done.stdout and '0 errors, 1 warnings' in done.stdout
     assert (tmp_path / 'out/train.png').exists()

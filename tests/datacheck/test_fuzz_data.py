@@ -8,7 +8,6 @@ import copy
 import functools
 import gc
 import json
-import shutil
 from pathlib import Path
 
 import cv2
@@ -20,13 +19,12 @@ from make_shapes import make_shapes
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
-from support.fuzzing import fuzz
-from support.running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error, run
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.datacheck import check, pipeline
-from gcvit_mm.datacheck.drawing import spread
 from gcvit_mm.datacheck.folders import check_data
+from support.fuzzing import fuzz
+from support.running import CLS, DET, FOLDERS, ROOT, SEG
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -307,7 +305,7 @@ def test_check_data_reports(data, monkeypatch_module, change, cut):
 def monkeypatch_module():
     """check-data without its pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check_data, 'paint', lambda *args: '')
+        patch.setattr(check, 'paint', lambda *args: '')
         yield patch
 
 
@@ -394,40 +392,3 @@ def test_labels_of_lists(shapes, tmp_path):
     pipeline.check_dataset(dataset, True)
     with pytest.raises(UserError, match='its label is 9, but there are 5 classes'):
         dataset[0]
-
-
-# ------------------------------------------------------------------ the tools as a whole
-def small_segmentor(data, *options):
-    """Words after ``train.py`` for a short training in a worker of its own."""
-    return [
-        SEG,
-        '--data-root',
-        data / FOLDERS[SEG],
-        '--cfg-options',
-        'train_cfg.max_iters=30',
-        'train_dataloader.num_workers=1',
-        'model.data_preprocessor.size=(64,64)',
-        'train_dataloader.dataset.pipeline.2.crop_size=(64,64)',
-        *options,
-    ]
-
-
-def test_training_names_the_picture_of_a_worker(shapes, tmp_path):
-    """A picture that breaks while training runs: a line with its name, no report of the worker."""
-    data = tmp_path / 'shapes'
-    shutil.copytree(shapes, data)
-    pictures = sorted((data / FOLDERS[SEG] / 'images/training').glob('*.jpg'))
-    # the fast check looks at eight of sixteen, the first and the last among them
-    looked_at = {str(path) for path in spread(pictures, check.GLANCE)}
-    path = next(path for path in pictures if str(path) not in looked_at)
-    path.write_bytes(path.read_bytes()[:100])
-    error = one_line_error('train.py', *small_segmentor(data), f'work_dir={tmp_path}')
-    assert f'image {path} cannot be read' in error and 'take it out of the data' in error
-
-
-def test_traceback_on_demand(tmp_path):
-    """GCVIT_MM_TRACEBACK=1 shows where an error comes from; the line is the last."""
-    config = tmp_path / 'broken.py'
-    config.write_text('model = dict(type=1 / 0)')
-    output = run('train.py', config, env=dict(GCVIT_MM_TRACEBACK='1'), status=2)
-    assert 'Traceback' in output and 'ZeroDivisionError' in output.splitlines()[-1]

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from support.running import ROOT, run
-from test_backbones import FAMILIES, make
 from torch import nn
 
 from gcvit_mm import UserError, cli
@@ -20,6 +18,8 @@ from gcvit_mm.deploy.onnx import (
     verify_onnx,
 )
 from gcvit_mm.layers import crop, halving_max_pool, known_equal, pad_image
+from support.families import FAMILIES, FEW, make, shallow
+from support.running import ROOT, run
 
 # (batch, height, width): odd sides, sides that divide into all windows, maps of one token
 SIZES = [(2, 96, 128), (1, 75, 51), (3, 224, 160), (1, 33, 250)]
@@ -39,7 +39,7 @@ needs_onnx = pytest.mark.skipif(
 @pytest.mark.parametrize('family', FAMILIES)
 def test_onnx_of_backbones(family, tmp_path):
     """One file serves any batch and any size."""
-    model = ExportedModel(make(family), 'backbone')
+    model = ExportedModel(shallow(family), 'backbone')
     path = str(tmp_path / 'maps.onnx')
     names = export_onnx(model, path, (97, 131))
     assert names == [f'map{i}' for i in range(len(model.model.out_channels))]
@@ -51,8 +51,9 @@ def segmentor(family):
     cfg = Config.fromfile(ROOT / f'configs/{SEGMENTORS[family]}.py')
     cfg.launcher = 'none'
     cli.use_cpu(cfg)
-    cls, arch = FAMILIES[family]
-    cfg.model.backbone.arch = dict(arch, drop_path_rate=0.0)
+    few = {} if family == 'gpvit' else FEW[family]  # whose maps are those of four blocks
+    arch = {**FAMILIES[family][1], **few, 'drop_path_rate': 0.0}
+    cfg.model.backbone.arch = arch
     cfg.model.backbone.init_cfg = None
     if family == 'gpvit':
         cfg.model.backbone.out_indices = (0, 1, 2, 3)
@@ -83,7 +84,7 @@ def test_onnx_of_segmentors(family, tmp_path):
 @needs_onnx
 def test_a_fixed_file_takes_its_size_only(tmp_path):
     """--fixed ties the graph to one size, and says so at another."""
-    model = ExportedModel(make('gcvit'), 'backbone')
+    model = ExportedModel(shallow('gcvit'), 'backbone')
     path = str(tmp_path / 'fixed.onnx')
     export_onnx(model, path, (64, 96), fixed=True)
     assert verify_onnx(model, path, [(1, 64, 96)]) < 1e-4
@@ -150,7 +151,7 @@ def test_torch_export(family):
 
     if not hasattr(_config, 'backed_size_oblivious'):
         pytest.skip('this torch takes sides of 1 for constants')
-    model = make(family).eval()
+    model = shallow(family).eval()
     free = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     with torch.no_grad(), _config.patch(backed_size_oblivious=True):
         program = export(model, (torch.randn(2, 3, 257, 300),), dynamic_shapes=free)

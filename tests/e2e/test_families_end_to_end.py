@@ -5,6 +5,8 @@ Small backbones learn drawn shapes; the papers' configs run at reduced size on r
 """
 
 import pytest
+
+from support.processes import free_port
 from support.running import (
     ROOT,
     SMALL_MULTI_SCALE,
@@ -94,7 +96,7 @@ def test_detects_drawn_shapes(family, shapes, tmp_path):
         f'train_dataloader.batch_size={1 if family == "gpvit" else 2}',
         'param_scheduler.0.end=2',
         'model.test_cfg.rcnn.score_thr=0.0',
-        env=dict(PORT='29541'),
+        env=dict(PORT=free_port()),
     )
     curve = losses(output)
     assert list(curve) == list(range(1, 9)) and falls(curve)
@@ -102,7 +104,7 @@ def test_detects_drawn_shapes(family, shapes, tmp_path):
 
 
 @pytest.mark.parametrize('family', ['scalablevit', 'gg', 'gpvit'])
-def test_segments_drawn_shapes(family, shapes, tmp_path):
+def test_segments_drawn_shapes(family, device, shapes, tmp_path):
     """The drawn shapes' UperNet with another backbone: the loss falls, evaluation completes."""
     output = run(
         'train.py',
@@ -125,7 +127,7 @@ def test_segments_drawn_shapes(family, shapes, tmp_path):
 @pytest.mark.parametrize(
     'config', ['mask_scalablevit_s_3x', 'mask_gg_t_1x', 'mask_gpvit_l1_1x', 'retinanet_gpvit_l1_3x']
 )
-def test_shipped_detectors_run(config, shapes, tmp_path):
+def test_shipped_detectors_run(config, device, shapes, tmp_path):
     """An epoch over a few images with the config of a paper, and the COCO metric at its end."""
     pipeline = 'train_dataloader.dataset.pipeline'
     small = {
@@ -163,7 +165,7 @@ def test_shipped_detectors_run(config, shapes, tmp_path):
         'segformer_gpvit_l1_160k',
     ],
 )
-def test_shipped_segmentors_run(config, shapes, tmp_path):
+def test_shipped_segmentors_run(config, device, shapes, tmp_path):
     """Two steps with the config of a paper, and mIoU as the paper measures it."""
     output = run(
         'train.py',

@@ -1,88 +1,38 @@
-"""Training that is killed at random moments, and processes that torchrun starts again.
+"""Training that is killed at random moments, and processes that torchrun starts again."""
 
-The trained program is this file itself, as a script or as a module that a config imports.
-"""
-
-import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import Hook
-from mmengine.registry import DATASETS, HOOKS, MODELS
-from mmengine.runner import Runner
-from support.running import ENV, ROOT, one_line_error
-from test_resume import Net, Noise, load, train
-from torch import nn
 
-from gcvit_mm import CheckpointError, UserError
-from gcvit_mm.cli import check_restarts, check_strategy
-from gcvit_mm.engine import SafeCheckpointHook
+from gcvit_mm.datacheck import check
+from gcvit_mm.datacheck.drawing import spread
 from gcvit_mm.engine.resuming import numbered_checkpoints
 from gcvit_mm.engine.saving import UNFINISHED
-
-STEPS = 40
-PATHS = ':'.join(str(ROOT / f) for f in ('', 'tests', 'tests/e2e', 'tests/engine'))
-
-
-class HeavyNet(Net):
-    """A checkpoint of 24 MB, which takes a while to write."""
-
-    def __init__(self):
-        super().__init__()
-        self.ballast = nn.Parameter(torch.randn(2_000_000))
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        loss = super().forward(inputs, data_samples, mode)['loss']
-        return dict(loss=loss + self.ballast.square().mean())
-
-
-class WriteLosses(Hook):
-    """Appends step and loss to a file, whatever becomes of the process."""
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        with open(f'{runner.work_dir}/losses.txt', 'a') as file:
-            print(runner.iter + 1, f'{outputs["loss"].item():.9f}', file=file, flush=True)
-        time.sleep(0.01)
-
-
-def train_heavy(work_dir, interval):
-    """Train, going on from what is there; what the processes below do."""
-    torch.manual_seed(0)
-    Runner(
-        model=HeavyNet(),
-        work_dir=work_dir,
-        train_dataloader=dict(
-            dataset=Noise(),
-            batch_size=4,
-            sampler=dict(type='InfiniteSampler'),
-            collate_fn=dict(type='pseudo_collate'),
-        ),
-        train_cfg=dict(by_epoch=False, max_iters=STEPS),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
-        param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=STEPS, by_epoch=False)],
-        default_hooks=dict(
-            checkpoint=dict(
-                type='SafeCheckpointHook', interval=interval, by_epoch=False, max_keep_ckpts=2
-            ),
-            seeds=dict(type='SeedEveryStep'),
-            logger=None,
-        ),
-        custom_hooks=[WriteLosses()],
-        resume=True,
-        randomness=dict(seed=11),
-        experiment_name=f'run_{time.time_ns()}',
-        log_level='WARNING',
-    ).train()
+from support import faulty_run
+from support.faulty_run import STEPS, write_config
+from support.processes import attempts, finish, free_port, moments
+from support.running import (
+    ENV,
+    FOLDERS,
+    ROOT,
+    SEG,
+    SMALL_RCNN,
+    TESTS,
+    iterations,
+    losses,
+    one_line_error,
+    run,
+    start,
+)
+from support.small_run import load
 
 
 def curve(work_dir):
@@ -94,27 +44,16 @@ def curve(work_dir):
 
 
 def start_heavy(work_dir, interval):
-    """Start a process of this file."""
+    """Start a process of ``faulty_run``."""
     work_dir.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, __file__, str(work_dir), str(interval)],
+        [sys.executable, faulty_run.__file__, str(work_dir), str(interval)],
         cwd=ROOT,
-        env=dict(ENV, PYTHONPATH=PATHS),
+        env=dict(ENV, PYTHONPATH=TESTS),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def moments(process, what):
-    """Wait for something that a running process is to do: ends the test if it does not."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        ended = process.poll() is not None
-        yield
-        assert not ended, f'ended before {what}:\n{process.communicate()[0][-4000:]}'
-        time.sleep(0.001)
-    pytest.fail(f'no {what} within five minutes')
 
 
 def stop_while_writing(process, unfinished):
@@ -177,60 +116,6 @@ def test_killed_at_random_moments(tmp_path):
 
 
 # ------------------------------------------------------------- torchrun starts again
-MODELS.register_module('SmallNet', module=Net, force=True)
-DATASETS.register_module('Noise', module=Noise, force=True)
-
-
-@HOOKS.register_module(force=True)
-class DiesOnce(Hook):
-    """The last rank kills itself after some steps, each time but the first one excepted.
-
-    Args:
-        steps: The steps.
-    """
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        step = runner.iter + 1
-        marker = f'{runner.work_dir}/died_{step}'
-        last = get_rank() == get_world_size() - 1
-        if last and step in self.steps and not os.path.exists(marker):
-            open(marker, 'w').close()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-CONFIG = """
-custom_imports = dict(imports=['test_faults'])
-model = dict(type='SmallNet')
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    dataset=dict(type='Noise'),
-    sampler=dict(type='InfiniteSampler'),
-    collate_fn=dict(type='pseudo_collate'),
-)
-train_cfg = dict(by_epoch=False, max_iters=12)
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.05))
-default_hooks = dict(
-    checkpoint=dict(type='SafeCheckpointHook', interval=3, by_epoch=False),
-    seeds=dict(type='SeedEveryStep'),
-    logger=dict(type='LoggerHook', interval=1),
-    dies=dict(type='DiesOnce', steps=STEPS),
-)
-log_processor = dict(by_epoch=False, window_size=1, num_digits=7)
-randomness = dict(seed=5)
-"""
-
-
-def write_config(folder, steps=()):
-    """A small net that trains for 12 steps; the last rank dies once after each of ``steps``."""
-    path = folder / f'small_{"_".join(map(str, steps))}.py'
-    path.write_text(CONFIG.replace('STEPS', repr(list(steps))))
-    return path
-
-
 def torchrun(config, work_dir, restarts):
     """Start two processes by torchrun itself."""
     words = ['--standalone', '--nproc_per_node=2', f'--max-restarts={restarts}']
@@ -238,33 +123,12 @@ def torchrun(config, work_dir, restarts):
     return subprocess.Popen(
         [sys.executable, '-m', 'torch.distributed.run', *words, '--work-dir', str(work_dir)],
         cwd=ROOT,
-        env=dict(ENV, PYTHONPATH=PATHS),
+        env=dict(ENV, PYTHONPATH=TESTS),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
-
-
-def finish(process, timeout):
-    """What a process and its children printed, once all have ended; none of them stays."""
-    try:
-        return process.communicate(timeout=timeout)[0]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def attempts(output):
-    """Losses by step, one dict for every time that training was started."""
-    rows = re.findall(r'Iter\(train\)\s*\[\s*(\d+)/\d+\].*?\bloss: ([\d.]+)', output)
-    found, last = [], STEPS
-    for step, loss in rows:
-        if int(step) <= last:
-            found.append({})
-        last = int(step)
-        found[-1][last] = float(loss)
-    return found
 
 
 def test_torchrun_restarts(tmp_path):
@@ -283,102 +147,115 @@ def test_torchrun_restarts(tmp_path):
 
 
 def test_one_rank_is_killed(tmp_path):
-    """Without restarts the other process ends within a minute; rank and signal are named."""
+    """Without restarts the other process ends too; rank and signal are named."""
     process = torchrun(write_config(tmp_path, (2,)), tmp_path / 'work', 0)
     try:
         for _ in moments(process, 'death of rank 1'):
             if (tmp_path / 'work/died_2').exists():
                 break
     finally:
-        output = finish(process, 60)
+        output = finish(process, 300)
     assert process.returncode not in (0, -signal.SIGKILL)
     assert re.search(r'rank\s*: 1 ', output) and 'Signal 9 (SIGKILL)' in output, output[-4000:]
 
 
-# ------------------------------------------------------------- what a restart goes on from
-def restarted(monkeypatch, work_dir, **changes):
-    """Train as torchrun's first restart does; return the losses by step."""
-    with monkeypatch.context() as patch:
-        patch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-        return train(work_dir, seed=1, **changes)
+# ------------------------------------------------------------- detectors and segmentors
+def test_killed_training_goes_on(shapes, tmp_path):
+    """tools/train.py, killed after step 3, goes on with the losses it would have had."""
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
+
+    def command(work_dir):
+        return [
+            'train.py',
+            'configs/mask_gcvit_xxt_shapes.py',
+            '--work-dir',
+            work_dir,
+            '--data-root',
+            shapes / 'coco',
+            '--resume',
+            '--cfg-options',
+            *iterations(6),
+            *SMALL_RCNN,
+            'train_cfg.val_begin=100',
+            'default_hooks.checkpoint.interval=3',
+            'train_dataloader.batch_size=1',
+            'log_processor.num_digits=7',
+            'log_processor.window_size=1',
+            'randomness.seed=5',
+        ]
+
+    whole = run(*command(tmp_path / 'whole'))
+    process = start(*command(tmp_path / 'killed'))
+    try:
+        for _ in moments(process, 'checkpoint'):
+            if (tmp_path / 'killed/iter_3.pth').exists():
+                break
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not (tmp_path / 'killed/iter_6.pth').exists()
+    resumed = run(*command(tmp_path / 'killed'))
+    expected, found = losses(whole), losses(resumed)
+    assert sorted(expected) == [1, 2, 3, 4, 5, 6] and sorted(found) == [4, 5, 6]
+    assert len(set(expected.values())) == 6 and re.search(r'loss: \d+\.\d{7}', whole)
+    assert found == pytest.approx({step: expected[step] for step in found}, abs=1e-5)
 
 
-def test_restart_goes_on(tmp_path, monkeypatch):
-    """From the last checkpoint; where there is none from what the run was started with."""
-    assert sorted(restarted(monkeypatch, tmp_path)) == list(range(1, 13))
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_9.pth'))
-    assert sorted(restarted(monkeypatch, tmp_path)) == [10, 11, 12]
-    assert sorted(train(tmp_path, seed=1)) == list(range(1, 13))  # a first start does not
-    # weights to start from, and a checkpoint named by --resume
-    other, options = tmp_path / 'other', dict(load_from=str(tmp_path / 'iter_6.pth'))
-    tuned = train(tmp_path / 'tuned', seed=1, **options)
-    assert restarted(monkeypatch, other, **options) == pytest.approx(tuned, abs=1e-5)
-    (other / 'last_checkpoint').write_text(str(other / 'iter_9.pth'))
-    assert sorted(restarted(monkeypatch, other, **options)) == [10, 11, 12]
-    empty = tmp_path / 'empty'
-    assert sorted(restarted(monkeypatch, empty, resume=True, **options)) == list(range(7, 13))
-    with pytest.raises(CheckpointError, match='nothing to go on from'):
-        for path in empty.glob('iter_*.pth'):
-            path.write_bytes(b'x')
-        restarted(monkeypatch, empty)
+DIES = """
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 
-def test_restarted_evaluation_loads_its_own(tmp_path, monkeypatch):
-    """Only training goes on by itself: what is evaluated stays what was asked for."""
-    (tmp_path / 'iter_3.pth').write_bytes(b'x')
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-    runner = SimpleNamespace(
-        _train_loop=dict(), _resume=False, _load_from='named.pth', work_dir=str(tmp_path)
+@HOOKS.register_module()
+class Dies(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if get_rank() == 1 and runner.iter == 1:
+            raise ValueError('rank one has had enough')
+"""
+
+
+def test_one_rank_dies(tmp_path):
+    """The other process ends too, with the error of the first and a status that is not 0."""
+    (tmp_path / 'dies.py').write_text(DIES)
+    (tmp_path / 'config.py').write_text(
+        f"_base_ = '{write_config(tmp_path)}'\n"
+        "custom_imports = dict(imports=['support.faulty_run', 'dies'])\n"
+        "default_hooks = dict(raises=dict(type='Dies'))\n"
+        'train_cfg = dict(max_iters=1000000)\n'
     )
-    SafeCheckpointHook().before_run(runner)
-    assert (runner._resume, runner._load_from) == (False, 'named.pth')
+    command = ['dist_train.sh', tmp_path / 'config.py', 2, '--work-dir', tmp_path / 'work']
+    env = dict(PORT=free_port(), PYTHONPATH=f'{TESTS}:{tmp_path}')
+    process = start(*command, env=env, start_new_session=True)
+    output = finish(process, 300)  # it would train for hours
+    assert 'ValueError: rank one has had enough' in output, output[-4000:]
+    assert process.returncode != 0
 
 
-def test_restarts_need_a_work_dir_of_their_own(tmp_path, monkeypatch):
-    """Checkpoints of another run are not to be taken for those of the one that is restarted."""
-    cfg = Config(dict(work_dir=str(tmp_path), resume=False, load_from=None))
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '3')
-    check_restarts(cfg)
-    (tmp_path / 'iter_3.pth').touch()
-    (tmp_path / 'iter_6.pth').touch()
-    with pytest.raises(UserError, match='would go on from .*iter_6.pth'):
-        check_restarts(cfg)
-    cfg.resume = True
-    check_restarts(cfg)
-    cfg.load_from = str(tmp_path / 'iter_6.pth')
-    check_restarts(cfg)
-    cfg.load_from = str(tmp_path / 'iter_3.pth')
-    with pytest.raises(UserError, match='--resume without a file'):
-        check_restarts(cfg)
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '0')
-    check_restarts(cfg)
+def small_segmentor(data, *options):
+    """Words after ``train.py`` for a short training in a worker of its own."""
+    return [
+        SEG,
+        '--data-root',
+        data / FOLDERS[SEG],
+        '--cfg-options',
+        'train_cfg.max_iters=30',
+        'train_dataloader.num_workers=1',
+        'model.data_preprocessor.size=(64,64)',
+        'train_dataloader.dataset.pipeline.2.crop_size=(64,64)',
+        *options,
+    ]
 
 
-def test_strategies_do_not_go_on(monkeypatch):
-    """mmengine loads before hooks run, and cannot load FSDP's optimizer: said, and not tried."""
-    cfg = Config.fromfile(ROOT / 'configs/strategies/fsdp.py')
-    check_strategy(cfg)
-    cfg.resume = True
-    with pytest.raises(UserError, match='load_from=CHECKPOINT'):
-        check_strategy(cfg)
-    cfg.resume = False
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '1')
-    with pytest.raises(UserError, match='cannot go on with a strategy'):
-        check_strategy(cfg)
-    cfg.pop('runner_type')
-    check_strategy(cfg)
-
-
-def test_dist_train_takes_restarts(tmp_path):
-    """MAX_RESTARTS is checked before processes are started."""
-    config, env = write_config(tmp_path), dict(PYTHONPATH=PATHS)
-    command = ['dist_train.sh', config, 2, '--work-dir', tmp_path]
-    error = one_line_error(*command, env=dict(env, MAX_RESTARTS='often'))
-    assert error == "error: MAX_RESTARTS must be a number, got 'often'"
-    (tmp_path / 'iter_6.pth').touch()
-    error = one_line_error(*command, env=dict(env, MAX_RESTARTS='2'))
-    assert f'would go on from {tmp_path}/iter_6.pth' in error
-
-
-if __name__ == '__main__':
-    train_heavy(sys.argv[1], int(sys.argv[2]))
+def test_training_names_the_picture_of_a_worker(shapes, tmp_path):
+    """A picture that breaks while training runs: a line with its name, no report of the worker."""
+    data = tmp_path / 'shapes'
+    shutil.copytree(shapes, data)
+    pictures = sorted((data / FOLDERS[SEG] / 'images/training').glob('*.jpg'))
+    # the fast check looks at eight of sixteen, the first and the last among them
+    looked_at = {str(path) for path in spread(pictures, check.GLANCE)}
+    path = next(path for path in pictures if str(path) not in looked_at)
+    path.write_bytes(path.read_bytes()[:100])
+    error = one_line_error('train.py', *small_segmentor(data), f'work_dir={tmp_path}')
+    assert f'image {path} cannot be read' in error and 'take it out of the data' in error

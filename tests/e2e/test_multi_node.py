@@ -4,11 +4,11 @@ import os
 import signal
 
 import pytest
-from support.running import ROOT, iterations, losses, start
-from test_faults import attempts, finish, moments, write_config
-from test_hooks import free_port
 
-TESTS = ':'.join(str(ROOT / f) for f in ('', 'tests', 'tests/e2e', 'tests/engine'))
+from support.faulty_run import write_config
+from support.processes import attempts, finish, free_port, moments
+from support.running import ROOT, TESTS, iterations, losses, start
+
 QUICK = [
     *iterations(3),
     'train_dataloader.batch_size=4',
@@ -55,7 +55,7 @@ def test_nodes_restart_and_end_together(tmp_path):
             if (work_dir / 'died_8').exists():
                 break
     finally:
-        first, second = [finish(node, 60) for node in nodes]
+        first, second = [finish(node, 300) for node in nodes]
     assert all(node.returncode not in (0, -signal.SIGKILL) for node in nodes)
     assert 'Signal 9 (SIGKILL)' in second, second[-3000:]
     before, after = attempts(first)

@@ -1,4 +1,4 @@
-"""Sharded training: whose checkpoints are whose, and what is sharded."""
+"""Sharded training: whose checkpoints are whose."""
 
 import os
 import re
@@ -7,39 +7,12 @@ import sys
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import FUNCTIONS, MODELS, STRATEGIES, init_default_scope
-from support.running import CLS, ENV, ROOT, run
-from test_backbones import FAMILIES, make
+from mmengine.registry import MODELS, init_default_scope
 
 from gcvit_mm import cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.engine.sharding import wrap_blocks
-
-FRAGMENTS = sorted((ROOT / 'configs/strategies').glob('*.py'))
-
-
-@pytest.mark.parametrize('family', FAMILIES)
-def test_every_block_is_a_unit(family):
-    """As many units as blocks, none inside another."""
-    model = make(family)
-    units = [name for name, m in model.named_modules() if wrap_blocks(m, False, 0)]
-    assert len(units) == sum(model.depths)
-    assert not any(a != b and b.startswith(f'{a}.') for a in units for b in units)
-    assert all(wrap_blocks(m, True, 0) for m in model.modules())
-    assert FUNCTIONS.get('wrap_blocks') is wrap_blocks
-
-
-@pytest.mark.parametrize('path', FRAGMENTS, ids=lambda path: path.stem)
-def test_fragments(path, tmp_path):
-    """Each names a strategy that mmengine has, and can be a base beside any leaf."""
-    assert STRATEGIES.get(Config.fromfile(path).strategy.type) is not None
-    leaf = ROOT / 'configs/upernet_gcvit_t_160k.py'
-    both = tmp_path / 'both.py'
-    both.write_text(f"_base_ = ['{leaf}', '{path}']\n")
-    cfg, alone = Config.fromfile(both), Config.fromfile(leaf)
-    assert set(cfg) - set(alone) == {'runner_type', 'strategy'}
-    assert cfg.runner_type == 'FlexibleRunner'
+from support.families import make
+from support.running import CLS, ENV, ROOT, TESTS, run
 
 
 def test_a_config_with_a_strategy_evaluates(shapes, tmp_path):
@@ -61,7 +34,7 @@ def train(fragment, *words):
     """Two processes, two steps; what they printed."""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     command += ['--nproc_per_node', '2', str(ROOT / 'tests/support/strategy_run.py'), fragment]
-    paths = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
+    paths = [TESTS, os.environ.get('PYTHONPATH', '')]
     env = dict(ENV, PYTHONPATH=os.pathsep.join(filter(None, paths)), DS_ACCELERATOR='cpu')
     done = subprocess.run(
         [*command, *map(str, words)],

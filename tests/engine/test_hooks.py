@@ -1,9 +1,5 @@
-"""Losses that are not finite, wrong batch sizes, and ranks that die."""
+"""Losses that are not finite, wrong batch sizes, numbered batches."""
 
-import contextlib
-import os
-import signal
-import socket
 import time
 from types import SimpleNamespace
 
@@ -12,8 +8,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from support.running import ROOT, SMALL_RCNN, iterations, start
-from test_resume import Net, Noise
 
 from gcvit_mm import UserError
 from gcvit_mm.cli import runner as runners
@@ -24,6 +18,8 @@ from gcvit_mm.engine.monitoring import (
     image_paths,
 )
 from gcvit_mm.engine.seeding import NumberedBatches, SeededItems
+from support.running import ROOT
+from support.small_run import Net, Noise
 
 
 def sample(path):
@@ -98,7 +94,9 @@ def test_nothing_is_saved_after_it(tmp_path):
         ),
         experiment_name=f'run_{time.time_ns()}',
     )
-    with pytest.raises(UserError, match=r'step 5: loss is nan.*iter_4\.pth'):
+    # that of step 4 may have been spoilt by the step itself
+    advice = r'step 5: loss is nan.*go on with --resume \S+iter_[1-3]\.pth'
+    with pytest.raises(UserError, match=advice):
         runner.train()
     assert sorted(p.name for p in tmp_path.glob('*.pth')) == [f'iter_{i}.pth' for i in range(1, 5)]
     saved = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['state_dict']
@@ -194,59 +192,3 @@ def test_seeded_items_depend_on_the_number_only():
     plain = SeededItems(Draws(), 4, 0)([0])
     np.random.seed(1)
     assert plain == [(0, np.random.rand())]  # indices without a number: nothing is seeded
-
-
-# ------------------------------------------------------------- processes
-DIES = """
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-
-
-@HOOKS.register_module()
-class Dies(Hook):
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if get_rank() == 1 and runner.iter == 1:
-            raise ValueError('rank one has had enough')
-"""
-
-
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
-
-
-def test_one_rank_dies(shapes, tmp_path):
-    """The other process ends too, with the error of the first and a status that is not 0."""
-    pytest.importorskip('mmdet')
-    pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
-    (tmp_path / 'dies.py').write_text(DIES)
-    (tmp_path / 'config.py').write_text(
-        f"_base_ = '{ROOT}/configs/mask_gcvit_xxt_shapes.py'\n"
-        "custom_imports = dict(imports=['gcvit_mm', 'dies'])\n"
-        "default_hooks = dict(dies=dict(type='Dies'))\n"
-    )
-    process = start(
-        'dist_train.sh',
-        tmp_path / 'config.py',
-        2,
-        '--work-dir',
-        tmp_path / 'work',
-        '--data-root',
-        shapes / 'coco',
-        '--cfg-options',
-        *iterations(2000),
-        *SMALL_RCNN,
-        'train_dataloader.batch_size=1',
-        env=dict(PORT=free_port(), PYTHONPATH=f'{ROOT}:{tmp_path}'),
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=300)  # it would train for hours
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert 'ValueError: rank one has had enough' in output, output[-4000:]
-    assert process.returncode != 0

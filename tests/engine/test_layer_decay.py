@@ -5,12 +5,12 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
-from support.running import ROOT
-from test_backbones import FAMILIES, make
 from torch import nn
 
 from gcvit_mm import UserError
 from gcvit_mm.engine import LayerDecayOptimWrapperConstructor
+from support.families import FAMILIES, make
+from support.running import ROOT
 
 RATE = 0.5  # exact in binary
 CONFIGS = [

@@ -3,121 +3,21 @@
 import errno
 import os
 import random
-import re
 import shutil
-import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from support.running import SMALL_RCNN, iterations, losses, run, start
-from torch import nn
 
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.engine import SafeCheckpointHook
 from gcvit_mm.engine.resuming import checkpoint_flaw, last_whole_checkpoint
 from gcvit_mm.engine.saving import write_whole
-
-
-class Noise(BaseDataset):
-    """Twelve vectors; every time one is loaded, all three generators add to it."""
-
-    def load_data_list(self):
-        return [dict(value=i) for i in range(12)]
-
-    def prepare_data(self, idx):
-        noise = random.random() + np.random.rand() + float(torch.rand(()))
-        return dict(inputs=torch.full((4,), idx / 12.0 + noise))
-
-
-class Net(BaseModel):
-    """Dropout, a running mean and momentum: all that a checkpoint has to bring back."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1)
-        )
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        return dict(loss=(self.layers(torch.stack(list(inputs))) ** 2).mean())
-
-
-class Record(Hook):
-    """Keeps the loss of every step; may break off in the middle of the run."""
-
-    def __init__(self, stop=None):
-        self.losses, self.stop = {}, stop
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses[runner.iter + 1] = outputs['loss'].item()
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.stop:
-            raise KeyboardInterrupt
-
-
-def load(path):
-    """Read a checkpoint as mmengine wrote it."""
-    return torch.load(path, weights_only=False)
-
-
-LOOPS = dict(
-    iterations=dict(by_epoch=False, max_iters=12),
-    epochs=dict(by_epoch=True, max_epochs=4),
-)
-
-
-def train(work_dir, loop='iterations', workers=0, stop=None, resume=False, seed=None, **changes):
-    """Train the small net for 12 steps of 4 vectors; return the losses by step."""
-    record = Record(stop)
-    by_epoch = LOOPS[loop]['by_epoch']
-    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
-    loader = dict(
-        dataset=Noise(),
-        batch_size=4,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        sampler=dict(type=sampler, shuffle=True),
-        collate_fn=dict(type='pseudo_collate'),
-    )
-    loader.update(changes.pop('loader', {}))
-    hooks = dict(
-        checkpoint=dict(
-            type='SafeCheckpointHook', interval=1 if by_epoch else 3, by_epoch=by_epoch
-        ),
-        seeds=dict(type='SeedEveryStep'),
-        logger=None,
-    )
-    hooks.update(changes.pop('hooks', {}))
-    hooks = {name: hook for name, hook in hooks.items() if hook or name == 'logger'}
-    torch.manual_seed(0)
-    runner = Runner(
-        model=changes.pop('model', None) or Net(),
-        work_dir=str(work_dir),
-        train_dataloader=loader,
-        train_cfg=LOOPS[loop],
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.05)),
-        param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=9, by_epoch=False)],
-        default_hooks=hooks,
-        custom_hooks=[record],
-        resume=resume,
-        randomness=dict(seed=seed),
-        experiment_name=f'run_{time.time_ns()}',
-        log_level='WARNING',
-        **changes,
-    )
-    try:
-        runner.train()
-    except KeyboardInterrupt:
-        assert stop is not None
-    return record.losses
+from support.small_run import Net, Noise, load, train
 
 
 # ------------------------------------------------------------- the same run again
@@ -188,7 +88,7 @@ def trained(tmp_path):
 def choose(work_dir):
     """The checkpoint that a run would go on from, and what it says about others."""
     said = []
-    path = last_whole_checkpoint(str(work_dir), list(Net().state_dict()), said.append)
+    path = last_whole_checkpoint(str(work_dir), Net(), said.append)
     return path and Path(path).name, ' '.join(said)
 
 
@@ -329,7 +229,7 @@ def test_full_disk(tmp_path, monkeypatch, keep):
     )
     whole = train(tmp_path / 'whole', seed=1, hooks=hooks)
     with monkeypatch.context() as patch:
-        FullDisk(patch, 2)
+        FullDisk(patch, 3)  # run.json and two checkpoints
         with pytest.raises(UserError, match='No space left on device.*iter_6.pth is untouched'):
             train(tmp_path, seed=1, hooks=hooks)
     left = sorted(p.name for p in tmp_path.glob('*.*') if p.suffix in ('.pth', '.tmp'))
@@ -387,48 +287,3 @@ def test_other_backends_are_left_alone():
     assert SafeCheckpointHook(out_dir='s3://bucket').backend_args is None
     asked = dict(backend='petrel')
     assert SafeCheckpointHook(backend_args=asked).backend_args == asked
-
-
-# ------------------------------------------------------------- the real tools
-def test_killed_training_goes_on(shapes, tmp_path):
-    """tools/train.py, killed after step 3, goes on with the losses it would have had."""
-    pytest.importorskip('mmdet')
-    pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
-
-    def command(work_dir):
-        return [
-            'train.py',
-            'configs/mask_gcvit_xxt_shapes.py',
-            '--work-dir',
-            work_dir,
-            '--data-root',
-            shapes / 'coco',
-            '--resume',
-            '--cfg-options',
-            *iterations(6),
-            *SMALL_RCNN,
-            'train_cfg.val_begin=100',
-            'default_hooks.checkpoint.interval=3',
-            'train_dataloader.batch_size=1',
-            'log_processor.num_digits=7',
-            'log_processor.window_size=1',
-            'randomness.seed=5',
-        ]
-
-    whole = run(*command(tmp_path / 'whole'))
-    process = start(*command(tmp_path / 'killed'))
-    try:
-        deadline = time.monotonic() + 300
-        while not (tmp_path / 'killed/iter_3.pth').exists():
-            assert process.poll() is None, process.communicate()[0][-4000:]
-            assert time.monotonic() < deadline, 'no checkpoint within five minutes'
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert not (tmp_path / 'killed/iter_6.pth').exists()
-    resumed = run(*command(tmp_path / 'killed'))
-    expected, found = losses(whole), losses(resumed)
-    assert sorted(expected) == [1, 2, 3, 4, 5, 6] and sorted(found) == [4, 5, 6]
-    assert len(set(expected.values())) == 6 and re.search(r'loss: \d+\.\d{7}', whole)
-    assert found == pytest.approx({step: expected[step] for step in found}, abs=1e-5)

@@ -13,7 +13,7 @@ from gcvit_mm.layers import (
     relative_position_index,
     resize_bias_table,
 )
-from gcvit_mm.layers.attention import attention
+from gcvit_mm.layers.attention import attention, attention_in_parts
 
 TABLE = 'relative_position_bias_table'
 
@@ -529,3 +529,40 @@ def test_bfloat16_gradients_are_finite():
     assert out.dtype == torch.bfloat16 and out.isfinite().all()
     for p in (x, *layer.parameters()):
         assert p.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('kind', ['none', 'shared', 'own'])
+def test_large_batches_go_in_parts(kind):
+    """What CUDA's grids cannot hold is cut along the batch; gradients are those of the whole."""
+    q, k, v = (torch.randn(7, 2, 9, 8, requires_grad=True) for _ in range(3))
+    rows = {'none': None, 'shared': 1, 'own': 7}[kind]
+    bias = None if rows is None else torch.randn(rows, 2, 9, 9, requires_grad=True)
+    leaves = [q, k, v] if bias is None else [q, k, v, bias]
+    whole = attention(q, k, v, bias)
+    parts = attention_in_parts(q, k, v, bias, None, 0.0, 3)
+    torch.testing.assert_close(parts, whole)
+    for found, wanted in zip(
+        torch.autograd.grad(parts.square().sum(), leaves),
+        torch.autograd.grad(whole.square().sum(), leaves),
+    ):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('side', [8, 24])
+def test_windows_on_which_cudnn_failed(side):
+    """Windows of 64 and 576 tokens (N % 128 == 64): finite gradients, equal to float64's."""
+    n = side * side
+    drawn = [torch.randn(2, 1, n, 32) for _ in range(3)] + [torch.randn(1, 1, n, n)]
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [t.to(dtype).requires_grad_() for t in drawn]
+        grads.append(torch.autograd.grad(attention(*leaves).square().sum(), leaves))
+    for found, wanted in zip(*grads):
+        torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_cudnn_attention_is_left_out():
+    """One switch for the process, made when the package is imported."""
+    if not hasattr(torch.backends.cuda, 'cudnn_sdp_enabled'):
+        pytest.skip('this torch has no attention of cuDNN')
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -1,15 +1,19 @@
-"""Running the tools as a user does: as programs of their own."""
+"""Running the tools: inside this process, or as programs of their own where processes matter."""
 
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Dict, List, Optional
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.in_process import ROOT, run_inside
+
 # One thread a process: several of them share few cores.
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='')
+# Whether the tools may see a GPU; conftest.py sets it for tests that are marked so.
+SEES_GPU = False
+# Where the code and the modules of support/ are found.
+TESTS = f'{ROOT}:{ROOT / "tests"}'
 # Real images for tests, where they are.
 SAMPLES = ROOT.parent / 'shared' / 'data'
 # The configs of the drawn shapes, and the folder that each takes its data from.
@@ -32,6 +36,14 @@ SMALL_RCNN = [
 ]
 
 
+def environment(changes: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+    """Environment of a process: without GPU, unless the test is one for GPUs."""
+    env = {**ENV, **(changes or {})}
+    if SEES_GPU:
+        env.pop('CUDA_VISIBLE_DEVICES')
+    return env
+
+
 def start(*command, env: Optional[Dict[str, str]] = None, **kwargs) -> subprocess.Popen:
     """Start a program; a name that ends in .py is one of tools/."""
     words: List[str] = [str(word) for word in command]
@@ -42,7 +54,7 @@ def start(*command, env: Optional[Dict[str, str]] = None, **kwargs) -> subproces
     return subprocess.Popen(
         words,
         cwd=ROOT,
-        env={**ENV, **(env or {})},
+        env=environment(env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,7 +63,20 @@ def start(*command, env: Optional[Dict[str, str]] = None, **kwargs) -> subproces
 
 
 def run(*command, env: Optional[Dict[str, str]] = None, status: int = 0) -> str:
-    """Run a program to its end and return what it printed; its status must be the given."""
+    """Run a tool to its end and return what it printed; its status must be the given.
+
+    All but shell scripts run inside this process, see :func:`run_process`.
+    """
+    words = [str(word) for word in command]
+    if words[0].endswith('.sh'):
+        return run_process(*command, env=env, status=status)
+    output, found = run_inside(words, env or {}, SEES_GPU)
+    assert found == status, output[-4000:]
+    return output
+
+
+def run_process(*command, env: Optional[Dict[str, str]] = None, status: int = 0) -> str:
+    """The same as a program of its own."""
     process = start(*command, env=env)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == status, output[-4000:]
@@ -59,7 +84,7 @@ def run(*command, env: Optional[Dict[str, str]] = None, status: int = 0) -> str:
 
 
 def one_line_error(*command, env: Optional[Dict[str, str]] = None) -> str:
-    """Run a program that must end with status 2 and a one-line error; return that line."""
+    """Run a tool that must end with status 2 and a one-line error; return that line."""
     output = run(*command, env=env, status=2)
     errors = [line for line in output.splitlines() if line.startswith('error: ')]
     assert len(errors) == 1, output[-4000:]

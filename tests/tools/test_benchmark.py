@@ -10,12 +10,12 @@ from benchmark import command as tool
 from benchmark import compare as comparing
 from benchmark import measure as benchmark
 from benchmark.plain import plain_twin
-from support.running import ROOT, one_line_error
 from torch import nn
 
 from gcvit_mm import GCViT, UserError
-from gcvit_mm.layers import GlobalAttention, attention
+from gcvit_mm.layers import GlobalAttention
 from gcvit_mm.layers.recompute import RecomputedAttention
+from support.running import ROOT, one_line_error
 
 TINY = "GCViT(arch='xxtiny', out_indices=(0, 1))"
 # Two stages of two blocks, with layer scales.
@@ -210,8 +210,11 @@ class Record(list):
         fused = F.scaled_dot_product_attention
         recompute = RecomputedAttention.apply
 
+        self.cudnn = []  # whether torch might have chosen cuDNN's
+
         def note_fused(q, k, v, *args, **kwargs):
             self.append((args[0] if args else None, q))
+            self.cudnn.append(torch.backends.cuda.cudnn_sdp_enabled())
             return fused(q, k, v, *args, **kwargs)
 
         def note_recomputed(*args):
@@ -223,6 +226,7 @@ class Record(list):
 
     def calls(self, run):
         self.clear()
+        self.cudnn.clear()
         run()
         return list(self)
 
@@ -231,9 +235,6 @@ class Record(list):
 def test_parts_that_are_taken_out(name, monkeypatch):
     """The copy computes the same and lacks the part; the subject keeps it."""
     record = Record(monkeypatch)
-    switches = []
-    name_in, no_cudnn = 'without_cudnn_attention', attention.without_cudnn_attention
-    monkeypatch.setattr(attention, name_in, lambda d: switches.append(d) or no_cudnn(d))
     model = contenders.build("GCViT(arch='xxtiny', out_indices=(1,))")
     twin = contenders.build_peer(name, model, (64, 64))
     images = torch.randn(1, 3, 70, 101)
@@ -243,7 +244,6 @@ def test_parts_that_are_taken_out(name, monkeypatch):
     def traces(one):
         """What shows that the part is there."""
         evaluation = benchmark.make_pass(one.eval(), images, backward=False)
-        count = len(switches)
         evaluated = record.calls(evaluation)
         trained = record.calls(benchmark.make_pass(one.train(), images, backward=True))
         return {
@@ -252,7 +252,7 @@ def test_parts_that_are_taken_out(name, monkeypatch):
             'without-aligned-bias': all(bias.stride(-2) == 56 for bias, _ in evaluated),
             'without-expanded-query': any(q.stride(0) == 0 for _, q in evaluated),
             'without-channels-last': not one.patch_embed.proj.weight.is_contiguous(),
-            'with-cudnn-attention': len(switches) > count,
+            'with-cudnn-attention': not any(record.cudnn),
         }[name]
 
     for _ in range(2):  # running the copy changes nothing about the subject
@@ -475,6 +475,23 @@ def test_different_mathematics_are_not_timed(monkeypatch):
     monkeypatch.setattr(benchmark, 'interleave', lambda *args: pytest.fail('timed'))
     with pytest.raises(UserError, match='transcription: its outputs differ'):
         tool.main([TINY, '--against', 'transcription', '--size', '64', '64'])
+
+
+def test_later_failure_loses_no_figure(tmp_path, monkeypatch):
+    """What was measured before a bar that fails stands in the files."""
+    bars = [suites.Bar(TINY, None, 'ms', limit) for limit in (1.0, 2.0, 3.0)]
+
+    def measured(bar, setting):
+        if bar.limit == 3.0:
+            raise RuntimeError('out of memory')
+        return bar.limit, None
+
+    monkeypatch.setitem(suites.SUITES, 'cpu', bars)
+    monkeypatch.setattr(comparing, 'measure', measured)
+    with pytest.raises(RuntimeError, match='out of memory'):
+        run(tmp_path, '--suite', 'cpu')
+    rows = json.loads((tmp_path / 'out.json').read_text())['bars']
+    assert [row['value'] for row in rows] == [1.0, 2.0]
 
 
 def test_suite(tmp_path, monkeypatch, capsys):

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from support.running import ENV, ROOT
 
 from gcvit_mm import doctor
+from support.running import ENV, ROOT
 
 SCRIPT = ROOT / 'gcvit_mm/doctor.py'
 REQUIRES = [

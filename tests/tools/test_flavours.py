@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
 from support.running import ROOT
 
 # Per file of pins: the extras it serves, and the Pythons.

@@ -1,12 +1,14 @@
 """Bad input to the tools: one line that names the thing and the fix, and a status that is not 0."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from support.gcvit_reference import nvlabs_classifier_state
-from support.running import ROOT, one_line_error, run
 
 from gcvit_mm import GCViT, UserError, cli
+from support.gcvit_reference import nvlabs_classifier_state
+from support.running import CLS, DET, FOLDERS, ROOT, one_line_error, run
 
 CONFIG = 'configs/mask_gcvit_xxt_shapes.py'
 
@@ -83,10 +85,10 @@ def test_no_masks_under_tta(shapes, tmp_path):
     assert '--tta' in error
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
-def test_amp_needs_a_gpu(shapes):
+@pytest.mark.parametrize('config', [DET, CLS])
+def test_amp_needs_a_gpu(config, shapes):
     """mmengine's mixed precision does not run on the CPU."""
-    error = one_line_error('train.py', CONFIG, '--amp', '--data-root', shapes / 'coco')
+    error = one_line_error('train.py', config, '--amp', '--data-root', shapes / FOLDERS[config])
     assert '--amp needs a GPU' in error
 
 
@@ -104,14 +106,11 @@ def test_more_processes_than_gpus(monkeypatch):
 
 def test_amp_and_scaling_options(monkeypatch):
     """--amp and --auto-scale-lr change what mmengine reads."""
-    import sys
-
     import train
 
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     cfg = cli.load_config(str(ROOT / CONFIG))
-    monkeypatch.setattr(sys, 'argv', ['train.py', CONFIG, '--amp', '--auto-scale-lr'])
-    train.apply_options(cfg, train.parse_args())
+    train.apply_options(cfg, train.parse_args([CONFIG, '--amp', '--auto-scale-lr']))
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
     assert cfg.auto_scale_lr.enable is True
 
@@ -191,3 +190,26 @@ def test_get_flops_prints_parts():
     """The parts and the parameters are printed."""
     output = run('get_flops.py', CONFIG, '--shape', 64, 96)
     assert 'backbone' in output and 'mask_head' in output and 'parameters: ' in output
+
+
+def test_traceback_on_demand(tmp_path):
+    """GCVIT_MM_TRACEBACK=1 shows where an error comes from; the line is the last."""
+    config = tmp_path / 'broken.py'
+    config.write_text('model = dict(type=1 / 0)')
+    output = run('train.py', config, env=dict(GCVIT_MM_TRACEBACK='1'), status=2)
+    assert 'Traceback' in output and 'ZeroDivisionError' in output.splitlines()[-1]
+
+
+def test_predict_paints_any_shape(tmp_path):
+    """One pixel, a row of them, grey, alpha and 16 bits: painted like any other picture."""
+    pytest.importorskip('mmpretrain')
+    model = cli.build_model(cli.load_config(str(ROOT / CLS)))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
+    shapes = dict(one=(1, 1, 3), row=(1, 1500, 3), grey=(30, 40), alpha=(30, 40, 4))
+    for name, shape in shapes.items():
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.full(shape, 99, np.uint8))
+    cv2.imwrite(str(tmp_path / 'deep.png'), np.full((30, 40, 3), 9999, np.uint16))
+    paths = sorted(tmp_path.glob('*.png'))
+    out = tmp_path / 'painted'
+    run('predict.py', CLS, tmp_path / 'model.pth', *paths, '--out-dir', out)
+    assert sorted(path.name for path in out.iterdir()) == [path.name for path in paths]

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from support.running import CLS, DET, SEG, one_line_error, run
 from torch import nn
 
 from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT, UserError
 from gcvit_mm.visualization import Placement, attention_maps, find_blocks, group_map, paint
+from support.running import CLS, DET, SEG, one_line_error, run
 
 HEIGHT, WIDTH = 75, 101  # maps of 19 x 26, 10 x 13, 5 x 7, 3 x 4
 GC = dict(

@@ -94,6 +94,23 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def write(args: argparse.Namespace, report: dict) -> None:
+    """Write the files that were asked for, with what has been measured so far.
+
+    Raises:
+        UserError: If one cannot be written.
+    """
+    draw = dict(bars=draw_suite, growth=draw_growth, comparisons=draw_comparisons)
+    part = next(key for key in report if key in draw)
+    try:
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1))
+        if args.plot:
+            draw[part](report[part]).savefig(args.plot, bbox_inches='tight')
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot write: {error}') from error
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write; status 1 if a bar of a suite is missed."""
     args = parse_args(argv)
@@ -110,31 +127,28 @@ def main(argv: list[str] | None = None) -> None:
         args.warmups,
     )
     report: dict[str, Any] = dict(setting=describe(args))
+
+    def keep(part: str, found: dict) -> None:
+        """Add a figure to the files, so that a later failure loses none."""
+        report.setdefault(part, []).append(found)
+        write(args, report)
+
     if args.suite:
-        report['bars'] = run_suite(args.suite, args.only, setting)
-        figure = draw_suite(report['bars'])
+        for bar in run_suite(args.suite, args.only, setting):
+            keep('bars', bar)
     elif args.growth:
         names = [name for name in FAMILIES if not args.only or args.only in name]
         if not names:
             raise UserError(f"--only '{args.only}': families are {', '.join(FAMILIES)}")
         sides = sorted(set(args.sides))
-        modes = args.mode or MODES[:1]
-        report['growth'] = [grow(name, sides, mode, setting) for name in names for mode in modes]
+        for name in names:
+            for mode in args.mode or MODES[:1]:
+                keep('growth', grow(name, sides, mode, setting))
         print_growth(report['growth'])
-        figure = draw_growth(report['growth'])
     else:
-        report['comparisons'] = []
         for mode in args.mode or MODES:
             found = compare(args.subject, args.against, setting, mode, args.cfg_options)
             print_comparison(found)
-            report['comparisons'].append(found)
-        figure = draw_comparisons(report['comparisons'])
-    try:
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1))
-        if args.plot:
-            figure.savefig(args.plot, bbox_inches='tight')
-    except (OSError, ValueError) as error:
-        raise UserError(f'cannot write: {error}') from error
+            keep('comparisons', found)
     if not all(bar['passed'] for bar in report.get('bars', [])):
         sys.exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 from mmengine.registry import MODELS
@@ -171,8 +171,8 @@ def measure(bar: Bar, setting: Setting) -> tuple[float, dict | None]:
     return values[bar.quantity], found
 
 
-def run_suite(name: str, only: str | None, setting: Setting) -> list[dict]:
-    """Measure the bars of a suite, and print each as it is done.
+def run_suite(name: str, only: str | None, setting: Setting) -> Iterator[dict]:
+    """Measure the bars of a suite; print and give each as it is done.
 
     Raises:
         UserError: If no bar has the text of ``--only``.
@@ -180,7 +180,6 @@ def run_suite(name: str, only: str | None, setting: Setting) -> list[dict]:
     bars = [bar for bar in SUITES[name] if not only or only in bar.title]
     if not bars:
         raise UserError(f"--only '{only}': no bar of the suite {name} has that in its title")
-    rows = []
     for bar in bars:
         value, found = measure(bar, setting)
         passed = bar.passes(value)
@@ -188,10 +187,7 @@ def run_suite(name: str, only: str | None, setting: Setting) -> list[dict]:
         verdict = '[green]pass[/]' if passed else '[red]FAIL[/]'
         title = bar.title.replace('[', r'\[')
         Console(width=160).print(f'{verdict} {value:.2f} {sign} {bar.limit:.2f}  {title}')
-        rows.append(
-            dict(title=bar.title, value=value, limit=bar.limit, passed=passed, comparison=found)
-        )
-    return rows
+        yield dict(title=bar.title, value=value, limit=bar.limit, passed=passed, comparison=found)
 
 
 def grow(family: str, sides: list[int], mode: str, setting: Setting) -> dict:

@@ -1,0 +1,65 @@
+"""What tools write: never in the place of what they read, and whole or not at all."""
+
+import os
+import os.path as osp
+import tempfile
+from contextlib import contextmanager
+from typing import Iterable, Iterator
+
+from ..errors import UserError
+
+
+def check_output(path: str, inputs: Iterable[str]) -> None:
+    """Check that a file can be written, and that it is none of those that are read.
+
+    Args:
+        path: The file to write.
+        inputs: The files that are read; those that are not there, such as addresses, count not.
+
+    Raises:
+        UserError: If it is one of them, under whatever name, or its folder does not exist.
+    """
+    folder = osp.dirname(osp.abspath(path))
+    if not osp.isdir(folder):
+        raise UserError(f'the folder of {path} does not exist: create it first')
+    if osp.isdir(path):
+        raise UserError(f'{path} is a folder: name a file in it')
+    for source in inputs:
+        if osp.exists(path) and osp.exists(source) and osp.samefile(path, source):
+            raise UserError(f'{path} would replace {source}, which is read: write it elsewhere')
+
+
+@contextmanager
+def whole_output(path: str) -> Iterator[str]:
+    """Let a file be written beside its place, and put it there once it is whole.
+
+    Args:
+        path: Where the file is to be; a link of that name is replaced, not followed.
+
+    Yields:
+        Where to write it; the name ends as that of ``path``.
+
+    Raises:
+        UserError: If it cannot be written; what was there before is untouched then.
+    """
+    folder, name = osp.split(osp.abspath(path))
+    partial = ''
+    try:
+        handle, partial = tempfile.mkstemp(f'-{name[-100:]}', '.partial-', folder)
+        os.close(handle)
+        os.chmod(partial, 0o666 & ~_umask())
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f'cannot write {path}: {error.strerror or error}: make space, or name another folder'
+        ) from error
+    finally:
+        if partial and osp.exists(partial):
+            os.remove(partial)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

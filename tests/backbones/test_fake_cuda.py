@@ -1,0 +1,134 @@
+"""Every backbone on a fake GPU: devices, types, and whether attention would be fused."""
+
+import pytest
+import torch
+
+import gcvit_mm
+from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, GroupNeck, ScalableViT, cli
+from support.cuda import Call, fake_cuda, recorded_attention, to_fake_cuda, unfused
+from support.running import ROOT
+
+# Every ablation switch that changes a forward pass.
+MODELS = {
+    'gcvit': (GCViT, dict(arch='xxtiny')),
+    'gcvit windows 24': (GCViT, dict(arch='tiny', window_size=24, query_pools=(3, 2, 1, 0))),
+    'gcvit rectangles': (GCViT, dict(arch='xxtiny', window_size=(7, (5, 9), 14, 7))),
+    'gcvit own': (GCViT, dict(arch='xxtiny', global_query='own', overlap_patches=False)),
+    'gcvit none': (GCViT, dict(arch='xxtiny', global_query='none', rel_pos_bias=False)),
+    'gcvit masked': (GCViT, dict(arch='small', mask_padding=True)),
+    'gg': (GGTransformer, {}),
+    'gg attn': (GGTransformer, dict(gaze='attn', rel_pos_bias=False)),
+    'gg none': (GGTransformer, dict(gaze='none', mask_padding=False)),
+    'ggdeit': (GGDeiT, {}),
+    'ggdeit token': (GGDeiT, dict(out_type='cls_token', arch='small')),
+    'ggdeit without token': (GGDeiT, dict(with_cls_token=False)),
+    'scalablevit': (ScalableViT, {}),
+    'scalablevit large': (ScalableViT, dict(arch='large')),
+    'scalablevit lem': (ScalableViT, dict(interaction='lem', peg=False)),
+    'scalablevit wsa': (ScalableViT, dict(attn_kinds=('wsa', 'iwsa'), interaction='none')),
+    'gpvit L1': (GPViT, dict(out_indices=(2, 5, 8, 11))),
+    'gpvit L2': (GPViT, dict(arch='L2')),
+    'gpvit L3': (GPViT, dict(arch='L3')),
+    'gpvit L4': (GPViT, dict(arch='L4')),
+    'gpvit windows': (GPViT, dict(local_attn='window', global_attn='attention')),
+    'gpvit shift': (GPViT, dict(local_attn='window', global_attn='shift')),
+    'gpvit conv': (GPViT, dict(global_attn='conv', propagation='attention')),
+    'gpvit none': (GPViT, dict(propagation='none')),
+    'gpvit adapter': (GPViTAdapter, {}),
+    'gpvit adapter L4': (GPViTAdapter, dict(arch='L4', out_strides=(8, 16, 32))),
+}
+PASSES = [
+    pytest.param(dtype, training, size, with_cp, id=f'{str(dtype)[6:]} {size[0]}x{size[1]} {how}')
+    for dtype, training, size, with_cp, how in (
+        (torch.float32, False, (97, 131), False, 'eval'),
+        (torch.bfloat16, True, (250, 333), False, 'train'),
+        (torch.bfloat16, True, (224, 224), True, 'with_cp'),
+    )
+]
+
+
+def run(model, dtype, size, batch=2):
+    """A pass on a fake GPU; returns maps and calls of attention."""
+    to_fake_cuda(model)
+    image = torch.empty(batch, 3, *size, device='cuda')
+    with recorded_attention() as calls, torch.autocast('cuda', dtype, dtype != torch.float32):
+        outputs = model(image)
+    return outputs, calls
+
+
+@pytest.mark.parametrize('dtype, training, size, with_cp', PASSES)
+@pytest.mark.parametrize('name', MODELS)
+def test_backbone(name, dtype, training, size, with_cp):
+    """Nothing is made elsewhere, nothing changes its type, and every attention can be fused."""
+    cls, options = MODELS[name]
+    with torch.device('meta'):
+        model = cls(with_cp=with_cp, **options).train(training)
+    with fake_cuda():
+        outputs, calls = run(model, dtype, size)
+        for out in outputs:
+            assert out.is_cuda and out.dtype == torch.float32 or out.dtype == dtype
+            assert out.requires_grad
+        assert calls and all(call.q.is_cuda for call in calls)
+        assert all(call.q.dtype == dtype for call in calls)
+        assert {unfused(call) for call in calls} == {''}
+
+
+def test_neck():
+    """The pooling of GPViT's classifiers."""
+    with fake_cuda():
+        neck = to_fake_cuda(GroupNeck(216))
+        with recorded_attention() as calls, torch.autocast('cuda', torch.bfloat16):
+            (pooled,) = neck([torch.empty(2, 216, 9, 13, device='cuda')])
+        assert pooled.is_cuda and pooled.shape == (2, 216)
+        assert [unfused(call) for call in calls] == ['']
+
+
+TRAINING = ('init_cfg', 'drop_path_rate', 'with_cp', 'frozen_stages', 'out_indices', 'norm_cfg')
+asked = {}  # backbones, and the first config that has them
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs').glob('*.py')))
+def test_attention_of_configs_can_be_fused(name):
+    """At the size of COCO's images, in bfloat16, where no other config has the same backbone."""
+    backbone = cli.load_config(str(ROOT / f'configs/{name}.py')).model.backbone.to_dict()
+    key = repr(sorted((k, v) for k, v in backbone.items() if k not in TRAINING))
+    if asked.setdefault(key, name) != name:
+        return
+    backbone.pop('init_cfg', None)
+    with torch.device('meta'):
+        model = getattr(gcvit_mm, backbone.pop('type'))(**backbone)
+    for stage in model.stages:
+        if hasattr(stage, 'blocks'):
+            del stage.blocks[2:]  # they repeat
+    with fake_cuda():
+        calls = run(model, torch.bfloat16, (800, 1333), batch=1)[1]
+        assert calls and {unfused(call) for call in calls} == {''}
+
+
+def test_rules_are_asked():
+    """What the rules refuse: each of them."""
+    q = torch.empty(2, 3, 49, 32, dtype=torch.bfloat16)
+    bias = torch.empty(2, 3, 49, 56, dtype=torch.bfloat16)[..., :49]
+    assert not unfused(Call(q, q, q, bias))
+    narrow = torch.empty(2, 3, 49, 18, dtype=torch.bfloat16)
+    assert 'heads of 18' in unfused(Call(narrow, narrow, narrow, None))
+    assert 'the bias is' in unfused(Call(q, q, q, bias.float()))
+    assert 'strides of the bias' in unfused(Call(q, q, q, bias.contiguous()))
+    assert 'are torch' in unfused(Call(q, q.float(), q, None))
+    assert 'queries are' in unfused(Call(q.double(), q.double(), q.double(), None))
+    assert 'innermost' in unfused(Call(q.mT.contiguous().mT, q, q, None))
+
+
+def test_wrong_device_is_an_error():
+    """A tensor that a layer makes on the CPU."""
+    model = GCViT('xxtiny')
+    model.stages[0].blocks[0].attn.proj_drop = Misplaced()
+    with fake_cuda(), pytest.raises(RuntimeError, match='device'):
+        run(model, torch.float32, (64, 64))
+
+
+class Misplaced(torch.nn.Module):
+    """Adds a tensor that is always on the CPU."""
+
+    def forward(self, x):
+        return x + torch.ones(x.shape[-1])

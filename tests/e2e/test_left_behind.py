@@ -1,0 +1,124 @@
+"""Killed trainings leave no process, and hopeless ones are not started again."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_faults import PATHS, finish, moments, write_config
+
+from gcvit_mm.processes import WorkerInit
+from support.running import ENV, ROOT, one_line_error
+
+linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends them')
+
+
+def processes_of(marker):
+    """Numbers of the processes that have a word on their command line."""
+    found = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            state = (folder / 'stat').read_text().rpartition(')')[2].split()[0]
+            if marker in (folder / 'cmdline').read_text() and state != 'Z':
+                found.append(int(folder.name))
+    return found
+
+
+def train(config, work_dir, launcher=False, restarts=0, options=()):
+    """Start a training with two workers in each process."""
+    tool = [str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(work_dir)]
+    words = [sys.executable, *tool]
+    if launcher:
+        run = ['--standalone', '--nproc_per_node=2', f'--max-restarts={restarts}']
+        words = [sys.executable, '-m', 'torch.distributed.run', *run, *tool]
+        words += ['--launcher', 'pytorch']
+    return subprocess.Popen(
+        [*words, '--cfg-options', *options],
+        cwd=ROOT,
+        env=dict(ENV, PYTHONPATH=PATHS),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@linux
+@pytest.mark.parametrize('launcher', [False, True])
+def test_killed_training_leaves_nothing(launcher, tmp_path):
+    """The process itself, or torchrun above two of them: workers and ranks are gone at once."""
+    options = ['train_cfg.max_iters=100000', 'default_hooks.checkpoint.interval=100000']
+    options += ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
+    process = train(write_config(tmp_path), tmp_path / 'work', launcher, options=options)
+    try:
+        count = 7 if launcher else 3  # torchrun, two ranks, two workers each
+        for _ in moments(process, 'workers'):
+            if len(processes_of(str(tmp_path))) >= count:
+                break
+        time.sleep(1)
+        process.kill()
+        process.communicate(timeout=30)  # ends only when nobody holds its output
+        deadline = time.monotonic() + 10
+        while processes_of(str(tmp_path)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert processes_of(str(tmp_path)) == []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_workers_are_prepared_as_before():
+    """What the config asks of a worker at its start still happens."""
+    done = []
+    init = WorkerInit(done.append)
+    pid = os.fork()
+    if not pid:  # a worker
+        init(3)
+        os._exit(0 if done == [3] else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_bad_input_is_not_tried_again(tmp_path):
+    """A line with status 2 stands in the output once for each process, whatever MAX_RESTARTS."""
+    work = tmp_path / 'work'
+    options = ['optim_wrapper.optimizer.type=AdamX']
+    process = train(write_config(tmp_path), work, True, restarts=3, options=options)
+    output = finish(process, 240)
+    assert process.returncode != 0
+    lines = re.findall(r'error: optim_wrapper.optimizer.type is AdamX', output)
+    assert 1 <= len(lines) <= 2, output[-3000:]
+
+
+# ------------------------------------------------------------- odd values of the environment
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('NNODES', 'two'),
+        ('NNODES', '0'),
+        ('NODE_RANK', '-1'),
+        ('NODE_RANK', '1'),
+        ('PORT', 'http'),
+        ('PORT', '70000'),
+        ('MAX_RESTARTS', '-1'),
+        ('MAX_RESTARTS', '1.5'),
+        ('OMP_NUM_THREADS', 'all'),
+    ],
+)
+def test_odd_settings_of_the_launcher(name, value, tmp_path):
+    """The variable, its value and what it must be; nothing is started."""
+    error = one_line_error('dist_train.sh', 'configs/none.py', 2, env={name: value})
+    assert name in error and f"got '{value}'" in error
+
+
+@pytest.mark.parametrize('name', ['GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK', 'PORT'])
+def test_odd_settings_of_slurm(name, tmp_path):
+    """The same, before srun is looked for."""
+    words = ['slurm_train.sh', 'partition', 'job', 'configs/mask_gcvit_t_1x.py']
+    for value in ('many', '0', '-4'):
+        error = one_line_error(*words, env={name: value})
+        assert name in error and f"got '{value}'" in error

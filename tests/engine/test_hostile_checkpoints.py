@@ -1,0 +1,274 @@
+"""Checkpoints that somebody made to do harm: nothing of them runs, and they end in one line."""
+
+import re
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+from test_resume import Net, Noise, choose, load, train
+
+from gcvit_mm import CheckpointError, cli
+from gcvit_mm.checkpoints import load_model, read_checkpoint
+from gcvit_mm.engine.resuming import checkpoint_flaw
+from gcvit_mm.messages import explain
+
+MODELS.register_module('SmallNet', module=Net, force=True)
+DATASETS.register_module('Noise', module=Noise, force=True)
+
+
+@pytest.fixture(scope='module')
+def original(tmp_path_factory):
+    """What the fixture below copies."""
+    folder = tmp_path_factory.mktemp('original')
+    train(folder, seed=1)
+    return folder
+
+
+@pytest.fixture
+def trained(original, tmp_path):
+    """A work dir with the checkpoints of steps 3, 6, 9 and 12."""
+    for path in original.glob('*.*'):
+        shutil.copy(path, tmp_path)
+    shutil.copy(original / 'last_checkpoint', tmp_path)
+    return tmp_path
+
+
+def run(work_dir, **changes):
+    """Train as the tools do, which put their guards into mmengine's runner."""
+    cfg = Config(
+        dict(
+            model=dict(type='SmallNet'),
+            work_dir=str(work_dir),
+            launcher='none',
+            env_cfg=dict(dist_cfg=dict(backend='gloo')),
+            train_dataloader=dict(
+                dataset=dict(type='Noise'),
+                batch_size=4,
+                num_workers=0,
+                sampler=dict(type='InfiniteSampler'),
+                collate_fn=dict(type='pseudo_collate'),
+            ),
+            train_cfg=dict(by_epoch=False, max_iters=12),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.05)),
+            param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=9, by_epoch=False)],
+            default_hooks=dict(
+                checkpoint=dict(type='SafeCheckpointHook', interval=3, by_epoch=False),
+                seeds=dict(type='SeedEveryStep'),
+                logger=None,
+            ),
+            experiment_name=f'run_{time.time_ns()}',
+            log_level='ERROR',
+            **changes,
+        )
+    )
+    runner = cli.build_runner(cfg)
+    runner.train()
+    return runner
+
+
+def change(path, edit):
+    """Change the content of a checkpoint."""
+    content = load(path)
+    edit(content)
+    torch.save(content, path)
+
+
+# ------------------------------------------------------------- nothing runs
+@pytest.mark.parametrize('how', ['resume', 'resume a file', 'flexible'])
+def test_config_in_a_checkpoint_is_not_run(how, trained, tmp_path):
+    """mmengine runs ``meta['config']`` of what it resumes, though the file is plain data."""
+    trap, path = tmp_path / 'sprung', trained / 'iter_12.pth'
+    code = f'open({str(trap)!r}, "w").close()\ngpu_ids = []\n'
+    change(path, lambda content: content['meta'].update(config=code))
+    changes = dict(resume=True)
+    if how == 'resume a file':
+        changes['load_from'] = str(path)
+    if how == 'flexible':
+        changes.update(runner_type='FlexibleRunner', strategy=dict(type='SingleDeviceStrategy'))
+    runner = run(trained, **changes)
+    assert runner.iter == 12  # it was resumed
+    assert not trap.exists()
+
+
+# ------------------------------------------------------------- nothing unfolds
+class Calls:
+    """Pickled as a call of something that readers of weights know."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def compressed(path):
+    """A hundred megabytes of zeros in a file of a hundred kilobytes."""
+    torch.save(dict(state_dict=dict(a=torch.zeros(25_000_000))), path)
+    with zipfile.ZipFile(path) as source:
+        parts = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as target:
+        for name, data in parts.items():
+            target.writestr(name, data)
+
+
+UNFOLDING = dict(
+    expanded=lambda path: torch.save(dict(state_dict=dict(a=torch.ones(1).expand(10**9))), path),
+    elsewhere=lambda path: torch.save(dict(optimizer=[dict(a=torch.ones(1).expand(10**9))]), path),
+    reserved=lambda path: torch.save(
+        dict(a=Calls(np.zeros(1).__reduce__()[0], np.ndarray, (10**9,), b'f')), path
+    ),
+    bytes=lambda path: torch.save(dict(a=Calls(bytearray, 10**9)), path),
+    bytes_legacy=lambda path: torch.save(
+        dict(a=Calls(bytearray, 10**9)), path, _use_new_zipfile_serialization=False
+    ),
+    compressed=compressed,
+)
+
+
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='tells the peak of memory')
+@pytest.mark.parametrize('kind', UNFOLDING)
+def test_small_files_stay_small(kind, tmp_path):
+    """A file that would fill the memory ends in a line before it does."""
+    path = tmp_path / 'small.pth'
+    UNFOLDING[kind](path)
+    assert path.stat().st_size < 200_000
+    before = memory(peak=False)
+    with pytest.raises(CheckpointError, match='small.pth .*, which no training saves: take it'):
+        read_checkpoint(str(path))
+    assert memory(peak=True) - before < 40e6
+
+
+def memory(peak):
+    """Bytes that this process has in memory; or the most since the last call that did not ask."""
+    if not peak:
+        Path('/proc/self/clear_refs').write_text('5')
+    text = Path('/proc/self/status').read_text()
+    return 1024 * int(re.search(rf'{"VmHWM" if peak else "VmRSS"}:\s+(\d+) kB', text)[1])
+
+
+def test_shared_weights_and_views_are_read(tmp_path):
+    """Several names for one tensor, parts of one, and buffers without numbers are usual."""
+    weight = torch.randn(200, 200)
+    state = dict(a=weight, b=weight, c=weight[:3], d=weight.t(), e=torch.empty(0, 3))
+    for legacy in (False, True):
+        path = tmp_path / 'tied.pth'
+        torch.save(dict(state_dict=state), path, _use_new_zipfile_serialization=not legacy)
+        found = read_checkpoint(str(path))['state_dict']
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_names_reach_no_terminal(tmp_path):
+    """Control characters of names in a file are written out in messages."""
+    path = tmp_path / 'names.pth'
+    torch.save({'\x1b[31mred\x1b]0;title\x07\n': torch.ones(2)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(Net(), str(path))
+    line, status = explain(caught.value)
+    assert status == 2 and line.isprintable() and r'\x1b[31mred' in line
+
+
+# ------------------------------------------------------------- odd training states
+def at(*keys):
+    """An edit that sets what stands under some keys of a checkpoint."""
+
+    def edit(content):
+        node = content
+        for key in keys[:-2]:
+            node = node[key]
+        node[keys[-2]] = keys[-1]
+
+    return edit
+
+
+NAN = float('nan')
+ODD = dict(
+    huge_iteration=at('meta', 'iter', 10**30),
+    later_iteration=at('meta', 'iter', 13),
+    negative_iteration=at('meta', 'iter', -3),
+    nan_iteration=at('meta', 'iter', NAN),
+    half_iteration=at('meta', 'iter', 2.5),
+    true_iteration=at('meta', 'iter', True),
+    tensor_iteration=at('meta', 'iter', torch.tensor(3)),
+    no_iteration=lambda content: content['meta'].pop('iter'),
+    huge_epoch=at('meta', 'epoch', 10**30),
+    meta_list=at('meta', [('iter', 3)]),
+    odd_seed=at('meta', 'seed', -1),
+    huge_seed=at('meta', 'seed', 2**32),
+    no_schedulers=at('param_schedulers', []),
+    lost_schedulers=lambda content: content.pop('param_schedulers'),
+    more_schedulers=lambda content: content['param_schedulers'].append({}),
+    scheduler_text=at('param_schedulers', 0, 'LinearLR'),
+    scheduler_step=at('param_schedulers', 0, 'last_step', 10**30),
+    scheduler_nan=at('param_schedulers', 0, 'last_step', NAN),
+    scheduler_values=at('param_schedulers', 0, 'base_values', []),
+    no_hub=at('message_hub', 3),
+    odd_hub=at('message_hub', 'runtime_info', []),
+    optimizer_list=at('optimizer', []),
+    no_groups=at('optimizer', 'param_groups', []),
+    odd_groups=at('optimizer', 'param_groups', ['a']),
+    fewer_weights=lambda content: content['optimizer']['param_groups'][0]['params'].pop(),
+    other_optimizer=lambda content: content['optimizer']['param_groups'][0].pop('betas'),
+    nan_rate=at('optimizer', 'param_groups', 0, 'initial_lr', NAN),
+    negative_rate=at('optimizer', 'param_groups', 0, 'lr', -1.0),
+    nan_moments=lambda content: content['optimizer']['state'][0]['exp_avg'].fill_(NAN),
+    nan_weights=lambda content: content['state_dict']['layers.0.weight'].fill_(NAN),
+    other_shape=at('state_dict', 'layers.0.weight', torch.zeros(2, 2)),
+    expanded=at('state_dict', 'layers.0.weight', torch.zeros(1).expand(8, 4)),
+    expanded_moments=at('optimizer', 'state', 0, 'exp_avg', torch.zeros(1).expand(8, 4)),
+)
+
+
+@pytest.mark.parametrize('kind', ODD)
+@pytest.mark.parametrize('named', [True, False])
+def test_odd_states_end_in_a_line(kind, named, trained):
+    """Named by --resume, or the last of a folder: one line, status 2, and nothing is trained."""
+    path = trained / 'iter_12.pth'
+    change(path, ODD[kind])
+    for name in ('iter_3.pth', 'iter_6.pth', 'iter_9.pth'):
+        (trained / name).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        run(trained, resume=True, **(dict(load_from=str(path)) if named else {}))
+    line, status = explain(caught.value)
+    assert status == 2 and str(path) in line and line.startswith('--resume: ') and len(line) < 500
+
+
+@pytest.mark.parametrize(
+    'kind', ['huge_iteration', 'nan_iteration', 'nan_weights', 'nan_moments', 'other_shape']
+)
+def test_odd_states_are_passed_over(kind, trained):
+    """--resume without a file takes the one before."""
+    change(trained / 'iter_12.pth', ODD[kind])
+    chosen, said = choose(trained)
+    assert chosen == 'iter_9.pth' and 'not resumed' in said and 'iter_12.pth' in said
+
+
+def test_every_flipped_byte_is_found_or_harmless(tmp_path):
+    """A small checkpoint with each of its bytes changed is named, or is what it was."""
+    whole, path = tmp_path / 'whole.pth', tmp_path / 'iter_1.pth'
+    content = dict(
+        meta=dict(iter=1, epoch=0),
+        state_dict=dict(weight=torch.arange(3.0)),
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+        optimizer=dict(state={}, param_groups=[]),
+    )
+    torch.save(content, whole)
+    assert checkpoint_flaw(str(whole)) == ''
+    data = whole.read_bytes()
+    found = 0
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        if checkpoint_flaw(str(path)):
+            found += 1
+        else:
+            again = read_checkpoint(str(path))
+            assert torch.equal(again['state_dict'].pop('weight'), torch.arange(3.0)), place
+            assert again == dict(content, state_dict={}), place
+    assert found > len(data) // 4

@@ -1,0 +1,49 @@
+"""Waiting for processes, and what they printed."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+
+def moments(process, what):
+    """Wait for something that a running process is to do: ends the test if it does not."""
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        yield
+        assert not ended, f'ended before {what}:\n{process.communicate()[0][-4000:]}'
+        time.sleep(0.001)
+    pytest.fail(f'no {what} within ten minutes')
+
+
+def finish(process, timeout):
+    """What a process and its children printed, once all have ended; none of them stays."""
+    try:
+        return process.communicate(timeout=timeout)[0]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def attempts(output):
+    """Losses by step, one dict for every time that training was started."""
+    rows = re.findall(r'Iter\(train\)\s*\[\s*(\d+)/\d+\].*?\bloss: ([\d.]+)', output)
+    found, last = [], float('inf')
+    for step, loss in rows:
+        if int(step) <= last:
+            found.append({})
+        last = int(step)
+        found[-1][last] = float(loss)
+    return found
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])

@@ -9,7 +9,7 @@ _base_ = [
 
 model = dict(
     data_preprocessor=dict(num_classes=5),
-    # windows that divide the maps of 64x64 pictures: four times as fast as the usual ones
+    # windows that divide the maps of 64x64 images: four times as fast as the usual ones
     backbone=dict(
         window_size=(8, 8, 4, 2), query_pools=(3, 2, 0, 0), out_indices=(3,), **_base_.backbone
     ),

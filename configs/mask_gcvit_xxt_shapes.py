@@ -1,5 +1,5 @@
-# Mask R-CNN, GC ViT-XXT, drawn shapes (tools/make_shapes.py): what `make demo` trains, in minutes on
-# two CPU cores. Half the channels of mmdet's Mask R-CNN behind the backbone are enough for that.
+# Mask R-CNN, GC ViT-XXT, drawn shapes (tools/make_shapes.py): what `make demo` trains, in minutes
+# on two CPU cores. Half the channels of mmdet's Mask R-CNN behind the backbone are enough for that.
 _base_ = [
     '_base_/backbones/gcvit_xxt.py',
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',

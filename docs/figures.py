@@ -1,7 +1,7 @@
 """Draw the figures of the documentation: which tokens attend to which, family by family.
 
 The windows are cut by the code of the package itself, and tests/docs/test_docs.py compares the
-tokens painted here with those that the layers really depend on.
+tokens drawn here with those that the layers really depend on.
 
 Examples:
     python docs/figures.py docs/images
@@ -57,7 +57,7 @@ def draw_map(ax: Axes, x: float, y: float, colours: np.ndarray) -> None:
     ax.vlines([x + i for i in range(width + 1)], y, y + height, 'white', linewidth=0.8)
 
 
-def paint(tokens: Set[Token], colour: str = KEY, side: int = SIDE) -> np.ndarray:
+def draw(tokens: Set[Token], colour: str = KEY, side: int = SIDE) -> np.ndarray:
     """Colours of a square map: the tokens in one colour, the others idle."""
     colours = np.full((side, side, 3), to_rgb(IDLE))
     for token in tokens:
@@ -96,19 +96,19 @@ def say(ax: Axes, x: float, title: str, notes: str, width: float = SIDE, y: floa
 def draw_gcvit(ax: Axes) -> float:
     """GC ViT: local windows, the global query, and its use in all windows."""
     token, size = (4, 5), (7, 7)
-    draw_map(ax, 0, 0, paint(window_of(token, size)))
+    draw_map(ax, 0, 0, draw(window_of(token, size)))
     mark(ax, 0, 0, token)
     say(ax, 0, 'even blocks: local', 'a token attends to\nthe tokens of its window')
 
     x = 20
-    draw_map(ax, x, 0, paint(set(np.ndindex(SIDE, SIDE))))
+    draw_map(ax, x, 0, draw(set(np.ndindex(SIDE, SIDE))))
     arrow(ax, (x + 14.5, 7), (x + 22.5, 7), 'MB blocks,\npooling')
-    draw_map(ax, x + 23, 3.5, paint(set(np.ndindex(7, 7)), '#efc3bf', 7))
+    draw_map(ax, x + 23, 3.5, draw(set(np.ndindex(7, 7)), '#efc3bf', 7))
     mark(ax, x + 23, 3.5, token)
     say(ax, x, 'once a stage: the global query', 'made from the whole map,\none window large', 30)
 
     x = 56
-    colours = paint(set())
+    colours = draw(set())
     for number, corner in enumerate([(0, 0), (0, 7), (7, 0), (7, 7)]):
         for row, col in window_of(corner, size):
             colours[row, col] = to_rgb(WINDOWS[number])
@@ -123,7 +123,7 @@ def draw_gcvit(ax: Axes) -> float:
 def draw_scalablevit(ax: Axes) -> float:
     """ScalableViT: windows whose values are convolved, and attention to a reduced map."""
     token = (4, 6)
-    draw_map(ax, 0, 0, paint(window_of(token, (7, 7))))
+    draw_map(ax, 0, 0, draw(window_of(token, (7, 7))))
     mark(ax, 0, 0, token)
     frame(ax, 0, 0, around(token, 3))
     say(
@@ -134,12 +134,12 @@ def draw_scalablevit(ax: Axes) -> float:
     )
 
     x = 24
-    draw_map(ax, x, 0, paint(set(np.ndindex(SIDE, SIDE)), '#c9e0f4'))
+    draw_map(ax, x, 0, draw(set(np.ndindex(SIDE, SIDE)), '#c9e0f4'))
     ax.hlines(range(0, SIDE + 1, 2), x, x + SIDE, 'white', linewidth=2.4)
     ax.vlines(range(x, x + SIDE + 1, 2), 0, SIDE, 'white', linewidth=2.4)
     mark(ax, x, 0, token)
     arrow(ax, (x + 14.5, 7), (x + 22.5, 7), 'convolution,\nstride s')
-    draw_map(ax, x + 23, 3.5, paint(set(np.ndindex(7, 7)), KEY, 7))
+    draw_map(ax, x + 23, 3.5, draw(set(np.ndindex(7, 7)), KEY, 7))
     say(
         ax,
         x,
@@ -162,7 +162,7 @@ def draw_gg(ax: Axes) -> float:
     ]
     for number, (title, notes, keys, near) in enumerate(parts):
         x = 22 * number
-        draw_map(ax, x, 0, paint(keys))
+        draw_map(ax, x, 0, draw(keys))
         if near:
             frame(ax, x, 0, near)
         mark(ax, x, 0, token)
@@ -177,20 +177,20 @@ def draw_gpvit(ax: Axes) -> float:
     token = (5, 8)
     for x, size, text in ((0, (SIDE, 2), 'vertical'), (18, (2, SIDE), 'horizontal')):
         stripe = window_of(token, size)
-        draw_map(ax, x, 0, paint(stripe))
+        draw_map(ax, x, 0, draw(stripe))
         frame(ax, x, 0, around(token, 3) & stripe)
         mark(ax, x, 0, token)
         say(ax, x, '', f'half of the channels:\n{text} stripes')
     ax.text(16, -0.8, 'local layers', ha='center', va='bottom', fontsize=9.5, weight='bold')
 
     x, everything = 40, set(np.ndindex(SIDE, SIDE))
-    draw_map(ax, x, 0, paint(everything))
+    draw_map(ax, x, 0, draw(everything))
     arrow(ax, (x + 14.5, 7), (x + 20.5, 7), 'group')
     for row in range(7):
         ax.add_patch(Rectangle((x + 21.5, 2 * row + 0.3), 1.4, 1.4, facecolor=GROUP))
     ax.add_patch(Rectangle((x + 20.9, -0.1), 2.6, SIDE + 0.2, fill=False, edgecolor=GROUP))
     arrow(ax, (x + 24, 7), (x + 30, 7), 'ungroup')
-    draw_map(ax, x + 30.5, 0, paint(everything, '#c9bade'))
+    draw_map(ax, x + 30.5, 0, draw(everything, '#c9bade'))
     mark(ax, x + 30.5, 0, token)
     ax.text(
         x + 22.25,

@@ -4,7 +4,7 @@ import sys
 
 USAGE = """usage: python -m gcvit_mm COMMAND
 
-  doctor              what is installed, whether it fits together, how to mend it
+  doctor              what is installed, whether it fits together, how to fix it
   check-data CONFIG   what is wrong with the data of a config (--help says more)
   ops                 whose operators mmcv.ops uses (--help: for every program)"""
 

@@ -1,4 +1,4 @@
-"""What is installed, whether it fits together, and the command that mends what does not.
+"""What is installed, whether it fits together, and the command that fixes what does not.
 
 Only the standard library is imported here, everything that is looked at in a process of its own:
 this must run where something is missing or broken.
@@ -56,7 +56,7 @@ class Row(NamedTuple):
         name: What was looked at.
         version: What is there.
         problem: What is wrong with it; empty if nothing is.
-        fix: The command, or the advice, that mends it.
+        fix: The command, or the advice, that fixes it.
         note: Worth saying, and not wrong.
     """
 
@@ -198,7 +198,7 @@ def check_torch(wanted: Dict[str, Any], probes: Dict[str, Dict[str, Any]]) -> Li
     if problem and version:
         fix = f'pip install --force-reinstall --no-deps torchvision=={version.split("+")[0]}'
     if problem and 'error' in torch:
-        fix = 'mend torch first, then look again'
+        fix = 'fix torch first, then look again'
     if asked is not None and torch.get('version') and not fits(asked, torch['version']):
         problem = f'built for torch{asked.specifier}, not {torch["version"]}'
         fix = f'pip install {spec(asked, "torch")}'
@@ -266,7 +266,7 @@ def check_openmmlab(
         elif 'error' in found:
             again = f'pip install --force-reinstall --no-deps {name}=={version}'
             above = any(row.problem for row in rows)
-            problem, fix = found['error'], 'mend what stands above' if above else again
+            problem, fix = found['error'], 'fix what stands above' if above else again
         label = name if there[module] and not there[module] == [FLAVOURS[1 - index]] else module
         rows.append(
             Row(module if label == module else f'{module} ({label})', version, problem, fix, note)
@@ -283,7 +283,7 @@ def actual(name: str) -> str:
 
 
 def check_opencv(found: Dict[str, Any]) -> Row:
-    """OpenCV, which mmcv reads pictures with. Two distributions of it are the same module."""
+    """OpenCV, which mmcv reads images with. Two distributions of it are the same module."""
     version = found.get('version') or installed('opencv-python') or ''
     fix = 'pip install --force-reinstall --no-deps opencv-python-headless'
     if version:
@@ -302,7 +302,7 @@ def check_ops(probes: Dict[str, Dict[str, Any]], name: str, version: str) -> Row
     title, found = 'ops of mmcv', probes[OPS]
     error, built = found.get('error', ''), found.get('cuda', '')
     if 'error' in probes['torch'] and error:
-        return Row(title, '', error, 'mend torch first, then look again')
+        return Row(title, '', error, 'fix torch first, then look again')
     if not error and not found.get('compiled'):
         return Row(title, 'gcvit_mm', note="by 'ops install', for every program")
     if not error and built != 'not available':

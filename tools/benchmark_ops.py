@@ -60,7 +60,7 @@ def trained(function: Callable[..., Tensor], *leaves: Tensor) -> Case:
 
 
 def boxes(count: int, height: int, width: int) -> Tensor:
-    """Boxes (N, 4) of 10 to 310 pixels on a picture."""
+    """Boxes (N, 4) of 10 to 310 pixels on an image."""
     centre = torch.rand(count, 2) * torch.tensor([width, height])
     half = (torch.rand(count, 2) * 300 + 10) / 2
     return torch.cat([centre - half, centre + half], 1)

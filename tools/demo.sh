@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: draw shapes, train a small Mask R-CNN with GC ViT on them, evaluate, paint, plot.
+# The demo: draw shapes, train a small Mask R-CNN with GC ViT on them, evaluate, draw, plot.
 # Everything it leaves is in work_dirs/demo. `make demo` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,5 +15,5 @@ rm -rf "$out/predictions"
   --show-dir "$out/predictions"
 "$python" tools/plot_log.py "$out"
 echo
-echo "pictures, ground truth left and prediction right: $out/predictions"
+echo "images, ground truth left and prediction right: $out/predictions"
 echo "losses and AP: $out/curves.png"

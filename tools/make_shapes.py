@@ -1,8 +1,8 @@
 """Draw a small data set of shapes in the layouts of COCO, ADE20K and ImageNet.
 
-The COCO and ADE20K parts show the same pictures. In a label map 1 is background and 2, 3, ...
-are CLASSES; 0 stays free for 'unlabelled'. Each picture has its own random stream, so the same
-options give the same files, and asking for more pictures leaves the first ones as they are.
+The COCO and ADE20K parts show the same images. In a label map 1 is background and 2, 3, ...
+are CLASSES; 0 stays free for 'unlabelled'. Each image has its own random stream, so the same
+options give the same files, and asking for more images leaves the first ones as they are.
 
 Examples:
     python tools/make_shapes.py data/shapes
@@ -31,7 +31,7 @@ HUES = (0.0, 0.13, 0.37, 0.58, 0.82)  # one per class, on a colour circle of len
 HUE_SPREAD = 0.05
 MIN_VISIBLE = 0.5  # least share of a shape that others leave visible
 SS = 4  # shapes are drawn this many times larger and scaled down, for smooth edges
-CLS_SIZE = 64  # side length of the ImageNet pictures
+CLS_SIZE = 64  # side length of the ImageNet images
 
 SPLITS = ('train', 'val')
 COCO_DIRS = {'train': 'train2017', 'val': 'val2017'}
@@ -113,7 +113,7 @@ def place(height: int, width: int, size: int, rng: Generator) -> tuple[list[Shap
 
 
 def polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """Return the outlines of the parts of an enlarged mask, in pixels of the picture."""
+    """Return the outlines of the parts of an enlarged mask, in pixels of the image."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     contours = [c for c in contours if cv2.contourArea(c) >= 2 * SS**2]  # no slivers
     return [np.round((cv2.approxPolyDP(c, 1, True)[:, 0] + 0.5) / SS, 2) for c in contours]
@@ -144,7 +144,7 @@ def texture(kind: str, height: int, width: int, period: float, rng: Generator) -
 
 
 def mix(share: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Blend two colours or pictures by a share per pixel."""
+    """Blend two colours or images by a share per pixel."""
     return low * (1 - share) + high * share
 
 
@@ -162,7 +162,7 @@ def background(height: int, width: int, dark: bool, rng: Generator) -> np.ndarra
     return mix(texture(kind, height, width, period, rng), low, high) * (0.9 + 0.2 * light)
 
 
-def paint(canvas: np.ndarray, shape: Shape, dark: bool, rng: Generator) -> np.ndarray:
+def draw(canvas: np.ndarray, shape: Shape, dark: bool, rng: Generator) -> np.ndarray:
     """Return the canvas with a textured shape on it, some with a shadow or a rim."""
     height, width = canvas.shape[:2]
     mask = np.zeros((height * SS, width * SS), np.uint8)
@@ -194,51 +194,51 @@ def paint(canvas: np.ndarray, shape: Shape, dark: bool, rng: Generator) -> np.nd
 
 
 def finish(canvas: np.ndarray, rng: Generator) -> np.ndarray:
-    """Add a tint and grain; return the picture as uint8."""
+    """Add a tint and grain; return the image as uint8."""
     grain = rng.normal(0, rng.uniform(0.006, 0.022), canvas.shape)
     return (np.clip(canvas * rng.uniform(0.96, 1.04, 3) + grain, 0, 1) * 255).astype(np.uint8)
 
 
-# ------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------- images
 def draw_scene(split: str, index: int, size: int, seed: int) -> tuple:
-    """Draw a picture of the COCO and ADE20K parts; return it and what place() returns."""
+    """Draw an image of the COCO and ADE20K parts; return it and what place() returns."""
     rng = default_rng([seed, SPLITS.index(split), index])
     height, width = rng.integers(round(size * 0.9), round(size * 1.1) + 1, 2).tolist()
     dark = rng.random() < 0.5
     canvas = background(height, width, dark, rng)
     shapes, seen = place(height, width, size, rng)
     for shape in shapes:
-        canvas = paint(canvas, shape, dark, rng)
+        canvas = draw(canvas, shape, dark, rng)
     return finish(canvas, rng), shapes, seen
 
 
 def draw_single(split: str, index: int, seed: int) -> np.ndarray:
-    """Draw a picture of the ImageNet part: one shape, the classes in turn."""
+    """Draw an image of the ImageNet part: one shape, the classes in turn."""
     rng = default_rng([seed, 2 + SPLITS.index(split), index])
     dark = rng.random() < 0.5
     canvas = background(CLS_SIZE, CLS_SIZE, dark, rng)
     centre = CLS_SIZE * rng.uniform(0.42, 0.58, 2)
     shape = new_shape(index % len(CLASSES), centre, CLS_SIZE * rng.uniform(0.27, 0.43), rng)
-    return finish(paint(canvas, shape, dark, rng), rng)
+    return finish(draw(canvas, shape, dark, rng), rng)
 
 
 # ------------------------------------------------------------------- files
-def save(picture: np.ndarray, path: Path) -> None:
+def save(image: np.ndarray, path: Path) -> None:
     """Write a JPEG or PNG file and the folders it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, quality=92, subsampling=0)
+    Image.fromarray(image).save(path, quality=92, subsampling=0)
 
 
 def write_scenes(root: Path, split: str, count: int, size: int, seed: int) -> None:
     """Write the COCO and ADE20K parts of a split."""
     ade = root / 'ade' / 'ADEChallengeData2016'
     images, annotations = [], []
-    for index in track(range(count), f'{split} pictures'):
-        picture, shapes, seen = draw_scene(split, index, size, seed)
+    for index in track(range(count), f'{split} images'):
+        image, shapes, seen = draw_scene(split, index, size, seed)
         image_id, stem = FIRST_ID[split] + index, f'ADE_{split}_{index + 1:08d}'
         name = f'{image_id:012d}.jpg'
-        save(picture, root / 'coco' / COCO_DIRS[split] / name)
-        save(picture, ade / 'images' / ADE_DIRS[split] / f'{stem}.jpg')
+        save(image, root / 'coco' / COCO_DIRS[split] / name)
+        save(image, ade / 'images' / ADE_DIRS[split] / f'{stem}.jpg')
         values = np.array([1] + [shape.label + 2 for shape in shapes], np.uint8)
         labels = values[seen[SS // 2 :: SS, SS // 2 :: SS]]
         save(labels, ade / 'annotations' / ADE_DIRS[split] / f'{stem}.png')
@@ -311,12 +311,12 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument('out', type=Path, help='folder to write')
-    parser.add_argument('--train', type=int, default=400, help='training pictures (COCO, ADE20K)')
-    parser.add_argument('--val', type=int, default=60, help='validation pictures (COCO, ADE20K)')
+    parser.add_argument('--train', type=int, default=400, help='training images (COCO, ADE20K)')
+    parser.add_argument('--val', type=int, default=60, help='validation images (COCO, ADE20K)')
     parser.add_argument('--size', type=int, default=160, help='their side length, within a tenth')
     parser.add_argument('--seed', type=int, default=0, help='seed')
-    parser.add_argument('--cls-train', type=int, default=200, help='training pictures (ImageNet)')
-    parser.add_argument('--cls-val', type=int, default=50, help='validation pictures (ImageNet)')
+    parser.add_argument('--cls-train', type=int, default=200, help='training images (ImageNet)')
+    parser.add_argument('--cls-val', type=int, default=50, help='validation images (ImageNet)')
     parser.add_argument('--force', action='store_true', help='replace a set of other options')
     params = vars(parser.parse_args(argv))
     out, force = params.pop('out').resolve(), params.pop('force')

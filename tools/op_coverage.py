@@ -31,7 +31,7 @@ BEGIN, END = '<!-- coverage: begin -->', '<!-- coverage: end -->'
 # smallest first, as they stand in names of configs
 BACKBONES = """atto nano pico femto xxs xs lenet tiny mobile shuffle _t_ -t_ -t- r18 res18 18d
     res34 r34 small _s_ -s_ -s- _b0 -b0 mit-b0 b0_ r50 res50 resnet50 vgg _b_ base""".split()
-# sides of a picture: some models take no small one; 0 for what the config says
+# sides of an image: some models take no small one; 0 for what the config says
 SIDES = {'mmdet': (128, 384), 'mmseg': (256, 0), 'mmpretrain': (224, 0)}
 
 
@@ -99,8 +99,8 @@ def sample(zoo: str, cfg: Any, side: int) -> Dict[str, Any]:
 
         channels = len(cfg.model.data_preprocessor.get('mean') or [0] * 3)
         one = SegDataSample(metainfo=dict(img_shape=(side, side), ori_shape=(side, side)))
-        picture = torch.randint(0, 255, (channels, side, side), dtype=torch.uint8)
-        return dict(inputs=[picture], data_samples=[one])
+        image = torch.randint(0, 255, (channels, side, side), dtype=torch.uint8)
+        return dict(inputs=[image], data_samples=[one])
     if zoo == 'mmdet':
         from mmdet.testing import demo_mm_inputs, demo_track_inputs
 

@@ -1,8 +1,8 @@
-"""Paint predictions into pictures: boxes and masks, label maps, the class of a whole picture.
+"""Draw predictions into images: boxes and masks, label maps, the class of a whole image.
 
 Examples:
-    python tools/predict.py configs/mask_gcvit_t_1x.py CHECKPOINT street.jpg --out-dir painted
-    python tools/predict.py ... --out-dir painted --attention 320,200  # where a pixel looks
+    python tools/predict.py configs/mask_gcvit_t_1x.py CHECKPOINT street.jpg --out-dir drawn
+    python tools/predict.py ... --out-dir drawn --attention 320,200  # where a pixel looks
 """
 
 import argparse
@@ -20,11 +20,11 @@ from rich.progress import track
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.datacheck.pictures import read_picture, room_for_text
+from gcvit_mm.datacheck.images import read_image, room_for_text
 from gcvit_mm.datacheck.pipeline import CheckedPipeline
 from gcvit_mm.messages import printable
 from gcvit_mm.visualization import Placement, attention_maps, find_blocks
-from gcvit_mm.visualization import paint as paint_maps
+from gcvit_mm.visualization import draw as draw_maps
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -32,13 +32,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='pictures')
-    parser.add_argument('--out-dir', required=True, metavar='DIR', help='folder to paint into')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='images')
+    parser.add_argument('--out-dir', required=True, metavar='DIR', help='folder to draw into')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='least score of a painted box (0.3)'
+        '--score-thr', type=float, default=0.3, help='least score of a drawn box (0.3)'
     )
     parser.add_argument(
-        '--attention', metavar='X,Y', help='paint where this pixel of the picture looks, instead'
+        '--attention', metavar='X,Y', help='draw where this pixel of the image looks, instead'
     )
     parser.add_argument(
         '--layer',
@@ -57,18 +57,16 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def check_images(paths: List[str]) -> None:
-    """Check that every picture can be read, before the model is built.
+    """Check that every image can be read, before the model is built.
 
     Raises:
-        UserError: If one is missing or no picture, or two have the same name.
+        UserError: If one is missing or no image, or two have the same name.
     """
     for path in paths:
         if not osp.isfile(path):
             raise UserError(f'image {path} does not exist: check the path')
-        if read_picture(path) is None:
-            raise UserError(
-                f'image {path} cannot be read: it is no picture, or damaged: replace it'
-            )
+        if read_image(path) is None:
+            raise UserError(f'image {path} cannot be read: it is no image, or damaged: replace it')
     names = [osp.basename(path) for path in paths]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -76,7 +74,7 @@ def check_images(paths: List[str]) -> None:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Check that no picture would be painted over one that is read.
+    """Check that no image would be drawn over one that is read.
 
     Raises:
         UserError: If one would, or the folder cannot be made.
@@ -98,7 +96,7 @@ def parse_pixel(args: argparse.Namespace) -> Tuple[int, int]:
     """Read and check --attention, before the model is built.
 
     Raises:
-        UserError: If it is no pixel, one outside a picture, or two results have the same name.
+        UserError: If it is no pixel, one outside an image, or two results have the same name.
     """
     x, _, y = args.attention.partition(',')
     if not (x.strip().isdecimal() and y.strip().isdecimal()):
@@ -114,12 +112,12 @@ def parse_pixel(args: argparse.Namespace) -> Tuple[int, int]:
     names = [attention_name(path) for path in args.images]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise UserError(f'two images would be painted into {twice}: give them one by one')
+        raise UserError(f'two images would be drawn into {twice}: give them one by one')
     return pixel
 
 
 def attention_name(path: str) -> str:
-    """Name of the picture of attention for a picture."""
+    """Name of the image of attention for an image."""
     return osp.splitext(osp.basename(path))[0] + '_attention.png'
 
 
@@ -139,8 +137,8 @@ def dataset_meta(cfg: Config, stored: dict) -> dict:
     return meta
 
 
-def paint(cfg: Config, model: Any, meta: dict, args: argparse.Namespace) -> None:
-    """Predict and paint picture by picture."""
+def draw(cfg: Config, model: Any, meta: dict, args: argparse.Namespace) -> None:
+    """Predict and draw image by image."""
     pipeline = test_pipeline(cfg)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
     visualizer.dataset_meta = meta
@@ -148,32 +146,32 @@ def paint(cfg: Config, model: Any, meta: dict, args: argparse.Namespace) -> None
         data = pipeline(dict(img_path=path, img_id=0))
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([data]))[0]
-        picture = mmcv.imread(path, channel_order='rgb')
+        image = mmcv.imread(path, channel_order='rgb')
         options: dict = dict(data_sample=sample.cpu(), draw_gt=False)
         if cfg.default_scope == 'mmpretrain':
             label = int(sample.pred_label)
             name = printable(str(meta['classes'][label] if meta.get('classes') else label))
             print(f'{path}: {name} {sample.pred_score[label]:.2f}')
-            options.update(room_for_text(*picture.shape[:2]))
+            options.update(room_for_text(*image.shape[:2]))
             draw = visualizer.visualize_cls
         else:
             if cfg.default_scope == 'mmdet':
                 options['pred_score_thr'] = args.score_thr
             draw = partial(visualizer.add_datasample, osp.basename(path))
         with cli.whole_output(osp.join(args.out_dir, osp.basename(path))) as out_file:
-            draw(picture, out_file=out_file, **options)
+            draw(image, out_file=out_file, **options)
 
 
-def paint_attention(
+def draw_attention(
     cfg: Config, model: Any, pixel: Tuple[int, int], args: argparse.Namespace
 ) -> None:
-    """Paint where a pixel looks, picture by picture. Only the backbone runs, on the whole picture.
+    """Draw where a pixel looks, image by image. Only the backbone runs, on the whole image.
 
     Raises:
         UserError: If the test pipeline cuts the pixel off.
     """
     pipeline = test_pipeline(cfg)
-    for path in track(args.images, description='painting'):
+    for path in track(args.images, description='drawing'):
         data = pseudo_collate([pipeline(dict(img_path=path, img_id=0))])
         data = model.data_preprocessor(data, False)
         placement = Placement.of(data['data_samples'][0].metainfo)
@@ -184,9 +182,9 @@ def paint_attention(
                 f'{path} off: choose one nearer to the middle'
             )
         maps = attention_maps(model.backbone, data['inputs'], point, args.layer)
-        picture = mmcv.imread(path, channel_order='rgb')
+        image = mmcv.imread(path, channel_order='rgb')
         with cli.whole_output(osp.join(args.out_dir, attention_name(path))) as out_file:
-            paint_maps(picture, pixel, maps, placement, out_file)
+            draw_maps(image, pixel, maps, placement, out_file)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -211,10 +209,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     meta = dataset_meta(cfg, load_model(model, args.checkpoint, False, args.trust_checkpoint))
     model = model.to(device).eval()
     if pixel:
-        paint_attention(cfg, model, pixel, args)
+        draw_attention(cfg, model, pixel, args)
     else:
-        paint(cfg, model, meta, args)
-    print(f'painted {len(args.images)} pictures into {args.out_dir}')
+        draw(cfg, model, meta, args)
+    print(f'drew {len(args.images)} images into {args.out_dir}')
 
 
 if __name__ == '__main__':

@@ -162,7 +162,7 @@ compile_mmcv() {
 
 # --- main ------------------------------------------------------------------------------------
 
-trap 'say "interrupted; the next run goes on from here"; exit 130' INT
+trap 'say "interrupted; the next run resumes from here"; exit 130' INT
 
 wanted_ops=
 [ -n "$kind" ] || wanted_ops=${MMCV_OPS:-}

@@ -21,7 +21,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_run_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--show-dir', metavar='DIR', help='paint predictions into this folder')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into this folder')
     parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
@@ -38,8 +38,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return args
 
 
-def paint_into(cfg: Config, folder: str) -> None:
-    """Let the visualization hook of the config paint every prediction into a folder."""
+def draw_into(cfg: Config, folder: str) -> None:
+    """Let the visualization hook of the config draw every prediction into a folder."""
     folder = osp.abspath(folder)  # the hooks put a relative one below the work dir
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
@@ -53,11 +53,11 @@ def paint_into(cfg: Config, folder: str) -> None:
         hook.update(enable=True, interval=1, out_dir=folder)
 
 
-def check_painted(dataset: Any, folder: str) -> None:
-    """Check that no picture of a data set lies in the folder that predictions are painted into.
+def check_drawn(dataset: Any, folder: str) -> None:
+    """Check that no image of a data set lies in the folder that predictions are drawn into.
 
     Raises:
-        UserError: If one does: it would be painted over.
+        UserError: If one does: it would be drawn over.
     """
     where = osp.realpath(folder)
     for i in range(len(dataset)) if hasattr(dataset, 'get_data_info') else ():
@@ -67,9 +67,9 @@ def check_painted(dataset: Any, folder: str) -> None:
 
 
 def take_bgr(visualizer: Any) -> None:
-    """Let mmpretrain's visualizer, which expects RGB, take the BGR pictures of its own hook."""
-    paint = visualizer.visualize_cls
-    visualizer.visualize_cls = lambda image, **options: paint(image[..., ::-1], **options)
+    """Let mmpretrain's visualizer, which expects RGB, take the BGR images of its own hook."""
+    draw = visualizer.visualize_cls
+    visualizer.visualize_cls = lambda image, **options: draw(image[..., ::-1], **options)
 
 
 def augment(cfg: Config) -> None:
@@ -95,7 +95,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.check:
         return
     if args.show_dir:
-        paint_into(cfg, args.show_dir)
+        draw_into(cfg, args.show_dir)
     if args.tta:
         augment(cfg)
     for key in ('runner_type', 'strategy'):  # they divide a model for its training
@@ -104,7 +104,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         take_bgr(runner.visualizer)
     if args.show_dir:
-        check_painted(runner.test_dataloader.dataset, args.show_dir)
+        check_drawn(runner.test_dataloader.dataset, args.show_dir)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)

@@ -25,7 +25,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the last one of the work dir if none is named',
+        help='resume from this checkpoint, or from the last one of the work dir if none is named',
     )
     parser.add_argument(
         '--amp',
@@ -43,7 +43,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='also go on from checkpoints that hold Python objects (they can run any code)',
+        help='also resume from checkpoints that hold Python objects (they can run any code)',
     )
     return parser.parse_args(argv)
 

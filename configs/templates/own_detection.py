@@ -1,4 +1,4 @@
-# Mask R-CNN with GC ViT-T on your own pictures in COCO format: copy this file beside itself, change
+# Mask R-CNN with GC ViT-T on your own images in COCO format: copy this file beside itself, change
 # what stands above the line, train. docs/own_data.md explains every setting.
 _base_ = '../mask_gcvit_t_1x.py'
 
@@ -7,7 +7,7 @@ classes = ('bolt', 'nut')  # the names in 'categories' of the annotation files
 train = dict(ann_file='train.json', data_prefix=dict(img='train/'))
 val = dict(ann_file='val.json', data_prefix=dict(img='val/'))
 masks = True  # False where the annotations are boxes only
-scale = (1333, 800)  # the longer and the shorter side that pictures are resized into
+scale = (1333, 800)  # the longer and the shorter side that images are resized into
 batch_size = 2  # a GPU; the learning rate follows by itself
 max_epochs = 12
 warmup = 100  # iterations

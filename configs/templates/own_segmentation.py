@@ -1,4 +1,4 @@
-# UperNet with GC ViT-T on your own pictures and label maps: copy this file beside itself, change
+# UperNet with GC ViT-T on your own images and label maps: copy this file beside itself, change
 # what stands above the line, train. docs/own_data.md explains every setting.
 _base_ = '../upernet_gcvit_t_160k.py'
 

@@ -256,7 +256,7 @@ def check_whole_model(model: nn.Module, content: dict, checkpoint: str, resume: 
         model: The model that will be trained.
         content: The checkpoint, read.
         checkpoint: Its path, for messages.
-        resume: Whether training goes on from it, so that all weights must fit; otherwise most of
+        resume: Whether training resumes from it, so that all weights must fit; otherwise most of
             those of the backbone must (other heads are usual).
 
     Raises:

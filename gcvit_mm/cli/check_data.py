@@ -21,8 +21,8 @@ def main(argv: List[str]) -> int:
     )
     add_config_arguments(parser)
     parser.add_argument('--data-root', help='folder of the data, instead of the one in the config')
-    parser.add_argument('--out-dir', default='work_dirs/check_data', help='for painted samples')
-    parser.add_argument('--samples', type=int, default=50, help='pictures to read a split (50)')
+    parser.add_argument('--out-dir', default='work_dirs/check_data', help='for drawn samples')
+    parser.add_argument('--samples', type=int, default=50, help='images to read a split (50)')
     parser.add_argument('--gpus', type=int, default=1, help='processes to train with (1)')
     args = parser.parse_args(argv)
     status = 0

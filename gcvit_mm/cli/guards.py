@@ -43,7 +43,7 @@ def check_channels(cfg: Config, model: Any) -> None:
     if mean is not None and len(mean) == 3 != backbone.in_channels:
         raise UserError(
             f'model.backbone.in_channels is {backbone.in_channels}, but '
-            'model.data_preprocessor.mean has 3 values: give both as many as pictures have channels'
+            'model.data_preprocessor.mean has 3 values: give both as many as images have channels'
         )
     given = list(backbone.out_channels)
     neck = node.get('neck')

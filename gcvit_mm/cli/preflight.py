@@ -43,7 +43,7 @@ def preflight(cfg: Config, *loaders: str, training: bool = False) -> None:
 
     One process a machine looks, and downloads the weights that a backbone starts from; the others
     go on and wait for it, at the file that it downloads or when they join their group. A launcher
-    ends them where it fails. A run that goes on from a checkpoint asks for no such weights.
+    ends them where it fails. A run that resumes from a checkpoint asks for no such weights.
 
     Args:
         cfg: The config, after :func:`prepare`.
@@ -82,7 +82,7 @@ def check_file(path: str, what: str) -> None:
 def fetch_pretrained(cfg: Config) -> None:
     """Have the weights at hand that a backbone of this package starts from.
 
-    Those of a run that goes on from a checkpoint are taken out of the config.
+    Those of a run that resumes from a checkpoint are taken out of the config.
 
     Raises:
         CheckpointError: If the file is missing, or cannot be downloaded.
@@ -103,7 +103,7 @@ def fetch_pretrained(cfg: Config) -> None:
 
 
 def check_strategy(cfg: Config) -> None:
-    """Check that a run whose checkpoints mmengine cannot go on from is not asked to.
+    """Check that a run whose checkpoints mmengine cannot resume from is not asked to.
 
     Raises:
         UserError: If a run with a strategy is to be resumed, or may be restarted.
@@ -128,7 +128,7 @@ def check_restarts(cfg: Config) -> None:
     named = cfg.get('load_from')
     if not cfg.get('resume') or (named and osp.realpath(named) != osp.realpath(last)):
         raise UserError(
-            f'MAX_RESTARTS: a restart would go on from {last}, but the run starts elsewhere: '
+            f'MAX_RESTARTS: a restart would resume from {last}, but the run starts elsewhere: '
             '--resume without a file, or another --work-dir'
         )
 

@@ -17,15 +17,15 @@ from ..errors import UserError
 from ..messages import described
 from .coco import check_coco
 from .datasets import LOADERS, SCOPES, build, find_datasets, head_classes
-from .drawing import paint, spread
+from .drawing import draw, spread
 from .folders import check_data, check_folders
+from .images import check_images
 from .label_maps import check_maps
-from .pictures import check_pictures
 from .report import Report, report_missing, some
 
 # MB of an annotation file that is still read in a moment.
 SMALL_FILE = 50
-# Pictures or label maps that are.
+# Images or label maps that are.
 GLANCE = 8
 
 
@@ -81,8 +81,8 @@ def check(cfg: Config, samples: int, out_dir: str, gpus: int = 1) -> Report:
 
     Args:
         cfg: The config.
-        samples: Pictures and label maps to read in every data set.
-        out_dir: Where the painted pictures go.
+        samples: Images and label maps to read in every data set.
+        out_dir: Where the drawn images go.
         gpus: Processes that it will be trained with.
 
     Returns:
@@ -107,9 +107,9 @@ def check(cfg: Config, samples: int, out_dir: str, gpus: int = 1) -> Report:
     if not report.errors:
         for i, loader in enumerate(LOADERS):
             if cfg.get(loader) and cfg[loader] not in [cfg.get(name) for name in LOADERS[:i]]:
-                path = paint(cfg, loader, out_dir, report)
+                path = draw(cfg, loader, out_dir, report)
                 if path:
-                    print(f'painted: {path}')
+                    print(f'drawn: {path}')
     return report
 
 
@@ -137,9 +137,9 @@ def check_dataset(cfg: Config, loader: str, node: dict, samples: int, report: Re
         check_heads(cfg, loader, classes, report)
         report_missing(loader, [row['img_path'] for row in rows], report)
     if not rows:
-        report.error(f'{loader}: no pictures found')
+        report.error(f'{loader}: no images found')
     sample = spread(rows, samples)
-    check_pictures(loader, sample, report)
+    check_images(loader, sample, report)
     if cfg.default_scope == 'mmseg':
         check_maps(loader, dataset, rows, sample, node, report)
     elif cfg.default_scope == 'mmpretrain':

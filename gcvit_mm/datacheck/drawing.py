@@ -1,4 +1,4 @@
-"""Painting samples as the network will see them."""
+"""Drawing samples as the network will see them."""
 
 import os
 import os.path as osp
@@ -12,24 +12,24 @@ from mmengine.registry import DATASETS, VISUALIZERS
 
 from ..messages import described
 from .datasets import find_datasets
-from .pictures import room_for_text
+from .images import room_for_text
 from .pipeline import check_dataset
 from .report import Report
 
-PAINTED = 8
+DRAWN = 8
 
 
-def paint(cfg: Config, loader: str, folder: str, report: Report) -> str:
-    """Paint what a loader feeds the network: pictures after its pipeline, with their labels.
+def draw(cfg: Config, loader: str, folder: str, report: Report) -> str:
+    """Draw what a loader feeds the network: images after its pipeline, with their labels.
 
     Args:
         cfg: The config.
         loader: Which loader.
-        folder: Where the picture goes.
+        folder: Where the image goes.
         report: Gets an error where the pipeline fails.
 
     Returns:
-        Path of the picture; empty if there is none.
+        Path of the image; empty if there is none.
     """
     import matplotlib.figure
 
@@ -40,7 +40,7 @@ def paint(cfg: Config, loader: str, folder: str, report: Report) -> str:
     )
     visualizer.dataset_meta = dataset.metainfo
     unresized = any(labels_unresized(node) for node in find_datasets(cfg, loader))
-    chosen = spread(range(len(dataset)), PAINTED)
+    chosen = spread(range(len(dataset)), DRAWN)
     figure = matplotlib.figure.Figure(figsize=(16, 4 * ((len(chosen) + 3) // 4)))
     with tempfile.TemporaryDirectory() as scratch:
         for i, index in enumerate(chosen):
@@ -50,7 +50,7 @@ def paint(cfg: Config, loader: str, folder: str, report: Report) -> str:
                 report.error(f'{loader}: its pipeline fails: {described(error)}')
                 return ''
             file = osp.join(scratch, f'{i}.png')
-            paint_one(cfg, visualizer, item, file, unresized)
+            draw_one(cfg, visualizer, item, file, unresized)
             axes = figure.add_subplot((len(chosen) + 3) // 4, 4, i + 1)
             axes.imshow(mmcv.imread(file, channel_order='rgb'))
             axes.set_title(osp.basename(str(getattr(item['data_samples'], 'img_path', index))))
@@ -63,21 +63,21 @@ def paint(cfg: Config, loader: str, folder: str, report: Report) -> str:
 
 
 def labels_unresized(node: dict) -> bool:
-    """Whether a pipeline reads labels after it resized the picture, as those for tests do."""
+    """Whether a pipeline reads labels after it resized the image, as those for tests do."""
     steps = [str(step.get('type')) for step in node.get('pipeline') or []]
     loads = [i for i, step in enumerate(steps) if 'LoadAnnotations' in step]
     return bool(loads) and any('Resize' in step for step in steps[: loads[0]])
 
 
-def paint_one(cfg: Config, visualizer: Any, item: dict, file: str, unresized: bool = False) -> None:
-    """Paint one item of a data set with the visualizer of its toolbox.
+def draw_one(cfg: Config, visualizer: Any, item: dict, file: str, unresized: bool = False) -> None:
+    """Draw one item of a data set with the visualizer of its toolbox.
 
     Args:
         cfg: The config.
         visualizer: The visualizer.
         item: What the data set gave.
-        file: Where the picture goes.
-        unresized: Its labels are those of the picture before the pipeline resized it.
+        file: Where the image goes.
+        unresized: Its labels are those of the image before the pipeline resized it.
     """
     image = np.ascontiguousarray(np.moveaxis(item['inputs'].numpy(), 0, -1)).astype(np.float64)
     if image.min() < 0 or image.max() <= 1:  # a pipeline that normalises by itself

@@ -66,7 +66,7 @@ def _check_class_folders(loader: str, node: dict, folder: str) -> None:
     wanted = len(classes) if classes else {'ImageNet': 1000}.get(node['type'], found)
     if not found:
         raise UserError(
-            f'{loader}: {folder} has no class folders: sort its pictures into one folder a class '
+            f'{loader}: {folder} has no class folders: sort its images into one folder a class '
             '(docs/data.md says how)'
         )
     if found != wanted:
@@ -92,4 +92,4 @@ def check_folders(loader: str, dataset: Any, rows: List[dict], report: Report) -
         report.error(f'{where}: labels {some(sorted(beyond))}, but {len(classes)} classes')
     empty = [name for i, name in enumerate(folders or classes) if counts and not counts[i]]
     if empty:
-        report.warn(f'{where}: {len(empty)} classes without pictures: {some(empty)}')
+        report.warn(f'{where}: {len(empty)} classes without images: {some(empty)}')

@@ -7,7 +7,7 @@ import mmcv
 import numpy as np
 
 from .datasets import dicts_inside
-from .pictures import read_picture
+from .images import read_image
 from .report import Report, report_missing, some
 
 IGNORED = 255
@@ -35,7 +35,7 @@ def check_maps(
         if labels is None:
             if osp.isfile(row['seg_map_path']):
                 report.error(
-                    f'{loader}: {row["seg_map_path"]} cannot be read: it is no picture, or damaged'
+                    f'{loader}: {row["seg_map_path"]} cannot be read: it is no image, or damaged'
                 )
             continue
         if labels.ndim != 2:
@@ -44,7 +44,7 @@ def check_maps(
                 'a pixel, the number of its class'
             )
             continue
-        image = read_picture(row['img_path'])
+        image = read_image(row['img_path'])
         if image is not None and image.shape[:2] != labels.shape:
             report.error(
                 f'{loader}: {row["seg_map_path"]} has {labels.shape[::-1]} pixels, its '

@@ -1,4 +1,4 @@
-"""Pictures and labels that turn out bad while they are read: the run ends naming the file."""
+"""Images and labels that turn out bad while they are read: the run ends naming the file."""
 
 from typing import Any, Callable, Iterator, Optional
 
@@ -29,17 +29,17 @@ class CheckedPipeline(Compose):
         """Run the pipeline.
 
         Raises:
-            UserError: If a step fails, if picture and annotation have different sizes, or if a
+            UserError: If a step fails, if image and annotation have different sizes, or if a
                 label is none of the classes.
         """
-        picture = data.get('img_path', 'unknown picture')
+        image = data.get('img_path', 'unknown image')
         labels = data.get('seg_map_path')
         label = data.get('gt_label')
         if self.classes and isinstance(label, (int, np.integer)):
             if not 0 <= label < self.classes:
                 raise UserError(
-                    f'{picture}: its label is {label}, but there are {self.classes} classes: '
-                    'correct the list of pictures, or name all classes'
+                    f'{image}: its label is {label}, but there are {self.classes} classes: '
+                    'correct the list of images, or name all classes'
                 )
         seen: set = set()
         result: Optional[dict] = data
@@ -49,24 +49,24 @@ class CheckedPipeline(Compose):
             except UserError:
                 raise
             except Exception as error:  # whatever a step may raise
-                raise step_failed(step, picture, labels, error) from error
+                raise step_failed(step, image, labels, error) from error
             if result is None:
                 return None
             copy_thin(result)
             new = {'img', 'gt_seg_map'} & {*result} - seen
             if new:
                 seen |= new
-                self.compare(result, new, picture, labels)
+                self.compare(result, new, image, labels)
         return result
 
-    def compare(self, data: dict, new: set, picture: str, labels: Any) -> None:
+    def compare(self, data: dict, new: set, image: str, labels: Any) -> None:
         """Compare what has just been read with what is known about it."""
         size = getattr(data.get('img'), 'shape', ())[:2]
         stated = (data.get('height'), data.get('width'))
         if 'img' in new and size and None not in stated and size != stated:
             raise UserError(
-                f'{picture} has {size[1]} x {size[0]} pixels, its annotation {stated[1]} x '
-                f'{stated[0]}: correct the annotation, or replace the picture'
+                f'{image} has {size[1]} x {size[0]} pixels, its annotation {stated[1]} x '
+                f'{stated[0]}: correct the annotation, or replace the image'
             )
         array = data.get('gt_seg_map')
         if 'gt_seg_map' not in new or not isinstance(array, np.ndarray) or not labels:
@@ -81,8 +81,8 @@ class CheckedPipeline(Compose):
             )
         if array.shape != original:
             raise UserError(
-                f'{labels} has {array.shape[1]} x {array.shape[0]} pixels, its picture '
-                f'{original[1]} x {original[0]}: draw it in the size of {picture}'
+                f'{labels} has {array.shape[1]} x {array.shape[0]} pixels, its image '
+                f'{original[1]} x {original[0]}: draw it in the size of {image}'
             )
         if self.classes:
             beyond = array[((array >= self.classes) & (array != self.ignore)) | (array < 0)]
@@ -95,24 +95,24 @@ class CheckedPipeline(Compose):
 
 
 def copy_thin(data: dict) -> None:
-    """Copy pictures of one row or column, which torch refuses once they are flipped."""
+    """Copy images of one row or column, which torch refuses once they are flipped."""
     for key in ('img', 'gt_seg_map'):
         array = data.get(key)
         if isinstance(array, np.ndarray) and 1 in array.shape[:2]:
             data[key] = array.copy()
 
 
-def step_failed(step: Any, picture: str, labels: Any, error: Exception) -> UserError:
+def step_failed(step: Any, image: str, labels: Any, error: Exception) -> UserError:
     """What to say when a step of a pipeline fails."""
     name = type(step).__name__
     if name == 'LoadImageFromFile':
         return UserError(
-            f'image {picture} cannot be read: it is missing, no picture, or damaged '
+            f'image {image} cannot be read: it is missing, no image, or damaged '
             f'({described(error)}): replace it, or take it out of the data'
         )
-    file = labels if labels and name == 'LoadAnnotations' else picture
+    file = labels if labels and name == 'LoadAnnotations' else image
     return UserError(
-        f'{file}: {name} fails ({described(error)}): mend the file or its annotation, take it out '
+        f'{file}: {name} fails ({described(error)}): fix the file or its annotation, take it out '
         'of the data, or correct the pipeline'
     )
 
@@ -155,15 +155,15 @@ def check_dataset(dataset: Any, training: bool) -> None:
             )
         ):
             raise UserError(
-                f'{file}: no object to learn from: all are crowds, outside of their pictures, or '
+                f'{file}: no object to learn from: all are crowds, outside of their images, or '
                 'of unknown ids (python -m gcvit_mm check-data says which): correct the file'
             )
 
 
 def empty(file: Any) -> str:
-    """What to say of a data set without pictures."""
+    """What to say of a data set without images."""
     return (
-        f'{file}: no picture with an object is left: check its ids and classes '
+        f'{file}: no image with an object is left: check its ids and classes '
         '(python -m gcvit_mm check-data), and filter_cfg of the data set'
     )
 

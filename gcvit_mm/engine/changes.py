@@ -13,7 +13,7 @@ COUNTED = ('last_step', 'base_values', 'best', 'num_bad_epochs', 'cooldown_count
 
 
 def take_changes(runner: Any, checkpoint: dict, path: str) -> List[str]:
-    """Put the learning rates of the config into a checkpoint that training goes on from.
+    """Put the learning rates of the config into a checkpoint that training resumes from.
 
     mmengine would go on with those of the checkpoint, whatever the config says.
 

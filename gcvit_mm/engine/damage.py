@@ -1,4 +1,4 @@
-"""What to go on from once numbers are no longer finite."""
+"""What to resume from once numbers are no longer finite."""
 
 from typing import Any, Optional
 
@@ -52,12 +52,12 @@ def last_sound_step(runner: Any) -> Optional[int]:
 
 
 def start_again(runner: Any) -> str:
-    """What to go on from after a loss or a weight was not finite."""
+    """What to resume from after a loss or a weight was not finite."""
     path = last_own(runner, last_sound_step(runner))
     if path:
         return f'go on with --resume {path}'
     used = last_own(runner)
-    return 'go on from the beginning' + (', in another --work-dir,' if used else '')
+    return 'resume from the beginning' + (', in another --work-dir,' if used else '')
 
 
 # What to change in either case.

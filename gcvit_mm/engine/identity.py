@@ -62,7 +62,7 @@ def write_line(folder: str, line: Line) -> None:
 
 
 def new_start(line: Line, step: int) -> Line:
-    """A line with one more start, which goes on from a step of the last."""
+    """A line with one more start, which resumes from a step of the last."""
     first, rest = line[:1], line[1:]
     rest = [(start, begin) for start, begin in rest if begin < step]  # others left nothing
     return [*first, *rest, (secrets.token_hex(8), step)]

@@ -1,4 +1,4 @@
-"""Going on from the last whole checkpoint."""
+"""Resuming from the last whole checkpoint."""
 
 import os
 import os.path as osp
@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from .identity import Line, belongs, line_of
 
 NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
-# What a checkpoint must hold to go on from.
+# What a checkpoint must hold to resume from.
 TRAINING_STATE = ('meta', 'state_dict', 'message_hub', 'optimizer')
 MOST_STEPS = 2**40
 
@@ -85,7 +85,7 @@ def last_whole_checkpoint(
     again: bool = False,
     trust: bool = False,
 ) -> Optional[str]:
-    """Find the last checkpoint that a run can go on from.
+    """Find the last checkpoint that a run can resume from.
 
     Looked at are the file that ``last_checkpoint`` names, then the numbered ones before it,
     newest first. Those of other runs, or of a branch that was given up, are passed over.
@@ -103,7 +103,7 @@ def last_whole_checkpoint(
         Its path; None where nothing was saved yet.
 
     Raises:
-        CheckpointError: If there are checkpoints, but none can be gone on from.
+        CheckpointError: If there are checkpoints, but none can be resumed from.
     """
     folder = folder or work_dir
     candidates = numbered_checkpoints(folder)
@@ -120,13 +120,13 @@ def last_whole_checkpoint(
             others += 1
         if not flaw:
             if flaws:
-                warn(f'going on from {path} instead')
+                warn(f'resuming from {path} instead')
             return path
         flaws.append(f'{path} {flaw}')
         warn(f'not resumed: {flaws[-1]}')
     if flaws and not (again and others == len(flaws)):
         raise CheckpointError(
-            f'--resume: nothing to go on from ({"; ".join(flaws)}): name a checkpoint with '
+            f'--resume: nothing to resume from ({"; ".join(flaws)}): name a checkpoint with '
             '--resume FILE, or leave --resume out and name another --work-dir to start over'
         )
     warn(f'--resume: no checkpoint in {work_dir} yet: starting from the beginning')
@@ -134,7 +134,7 @@ def last_whole_checkpoint(
 
 
 def judge(path: str, model: Optional[nn.Module] = None, trust: bool = False) -> Tuple[str, dict]:
-    """Say why a checkpoint cannot be gone on from. Nothing that it holds is run for that.
+    """Say why a checkpoint cannot be resumed from. Nothing that it holds is run for that.
 
     Args:
         path: A file.
@@ -163,7 +163,7 @@ def judge(path: str, model: Optional[nn.Module] = None, trust: bool = False) -> 
         return 'is cut off, or no checkpoint', {}
     missing = [key for key in TRAINING_STATE if key not in strings]
     if missing:
-        return f'holds no {missing[0]}, so that training cannot go on from it', {}
+        return f'holds no {missing[0]}, so that training cannot resume from it', {}
     missing = [name for name in (model.state_dict() if model else ()) if name not in strings]
     if missing:
         return f'is of another model (it has no {missing[0]})', {}
@@ -184,7 +184,7 @@ def checkpoint_flaw(path: str, model: Optional[nn.Module] = None, trust: bool = 
 
 
 def state_flaw(content: Any) -> str:
-    """Say why training cannot go on from what a checkpoint holds beside its weights.
+    """Say why training cannot resume from what a checkpoint holds beside its weights.
 
     Args:
         content: The checkpoint, read.
@@ -195,7 +195,7 @@ def state_flaw(content: Any) -> str:
     kinds: dict = dict(meta=dict, state_dict=dict, message_hub=(dict, MessageHub), optimizer=dict)
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):
-            return f'holds no {key}, so that training cannot go on from it'
+            return f'holds no {key}, so that training cannot resume from it'
     meta, hub = content['meta'], content['message_hub']
     for key in ('iter', 'epoch'):
         if type(meta.get(key)) is not int or not 0 <= meta[key] < MOST_STEPS:

@@ -38,7 +38,7 @@ class SafeCheckpointHook(CheckpointHook):
     - A checkpoint is written beside its place and renamed when it is on the disk; old ones are
       removed after that, and ``last_checkpoint`` is written last.
     - Weights that are no longer finite are not saved.
-    - ``resume=True`` goes on from the last checkpoint that is whole and of this run and model;
+    - ``resume=True`` resumes from the last checkpoint that is whole and of this run and model;
       others are named and passed over. A file named by ``load_from`` must be whole.
     - Every checkpoint names its run and whether its step was evaluated. Where that is due and was
       not done, the resumed run evaluates first. Files of other runs are never removed.
@@ -62,10 +62,10 @@ class SafeCheckpointHook(CheckpointHook):
         self._saved: Tuple[int, bool] = (-1, True)  # the last one saved, and what it says of that
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint to go on from, the same one in every process.
+        """Choose the checkpoint to resume from, the same one in every process.
 
         Raises:
-            UserError: If there are checkpoints, but none to go on from, or another run trains in
+            UserError: If there are checkpoints, but none to resume from, or another run trains in
                 the work dir.
         """
         training = isinstance(runner._train_loop, BaseLoop)
@@ -171,7 +171,7 @@ class SafeCheckpointHook(CheckpointHook):
         if isinstance(meta, dict):
             line = self._line
             if len(line) > 1 and meta.get('iter') == line[-1][1]:
-                line = line[:-1]  # the one that this start went on from
+                line = line[:-1]  # the one that this start resumed from
             meta['run'] = dict(
                 line=[list(start) for start in line],
                 evaluated=self._evaluated,

@@ -152,12 +152,12 @@ def kind_of(layer: Any) -> str:
 
 # ---------------------------------------------------------------------- blocks
 def attention_of(block: nn.Module) -> Any:
-    """The attention of a block that is painted: the grouping of a GP block, or ``attn``."""
+    """The attention of a block that is drawn: the grouping of a GP block, or ``attn``."""
     return getattr(block, 'group_attn', getattr(block, 'attn', None))
 
 
 def find_blocks(backbone: nn.Module, names: Optional[Sequence[str]] = None) -> Dict[str, Any]:
-    """Find the blocks of a backbone whose attention can be painted.
+    """Find the blocks of a backbone whose attention can be drawn.
 
     Args:
         backbone: A backbone of this package.
@@ -172,7 +172,7 @@ def find_blocks(backbone: nn.Module, names: Optional[Sequence[str]] = None) -> D
     """
     if not isinstance(backbone, BaseBackbone):
         raise UserError(
-            f'{type(backbone).__name__} is no backbone of gcvit_mm: attention can be painted for '
+            f'{type(backbone).__name__} is no backbone of gcvit_mm: attention can be drawn for '
             'those only, e.g. with configs/mask_gcvit_t_3x.py'
         )
     modules = backbone.named_modules()
@@ -187,7 +187,7 @@ def find_blocks(backbone: nn.Module, names: Optional[Sequence[str]] = None) -> D
     for name in names:
         if name not in blocks:
             raise UserError(
-                f"the backbone has no layer '{name}' that can be painted: "
+                f"the backbone has no layer '{name}' that can be drawn: "
                 f'give one or more of {", ".join(blocks)}'
             )
     return {name: block for name, block in blocks.items() if name in names}

@@ -1,4 +1,4 @@
-"""Pictures of any shape, drawn by hypothesis."""
+"""Images of any shape, drawn by hypothesis."""
 
 import functools
 

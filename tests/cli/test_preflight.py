@@ -90,7 +90,7 @@ def nobody(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('how', ['resume', 'resume a file', 'restarted'])
 def test_resumed_run_asks_for_no_weights(how, nobody, tmp_path, monkeypatch):
-    """What it goes on from holds them."""
+    """What it resumes from holds them."""
     (tmp_path / 'iter_3.pth').touch()
     changes = dict(resume=how != 'restarted')
     if how == 'resume a file':
@@ -104,7 +104,7 @@ def test_resumed_run_asks_for_no_weights(how, nobody, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('changes', [dict(resume=True), dict(load_from='x.pth'), {}], ids=str)
 def test_run_that_starts_anew_asks_for_weights(changes, nobody, tmp_path):
-    """Nothing to go on from, or only weights: the backbone starts from its own file."""
+    """Nothing to resume from, or only weights: the backbone starts from its own file."""
     with pytest.raises(CheckpointError, match='cannot download http://127.0.0.1:9/gcvit_x.pth'):
         cli.fetch_pretrained(config(tmp_path, **changes))
 

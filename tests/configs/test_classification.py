@@ -192,7 +192,7 @@ def test_timm_classifier(tmp_path):
 
 # ---------------------------------------------------------------------- data
 def folders(root, split, names):
-    """Write a split of one empty picture a class."""
+    """Write a split of one empty image a class."""
     for name in names:
         (root / split / name).mkdir(parents=True)
         (root / split / name / 'x.jpg').touch()
@@ -222,18 +222,18 @@ def test_data_checks(tmp_path):
 
 def test_data_checks_of_custom_data(tmp_path):
     """mmpretrain's CustomDataset takes its classes from the folders, whatever their number."""
-    dataset = dict(type='CustomDataset', data_root=str(tmp_path), data_prefix='pictures')
+    dataset = dict(type='CustomDataset', data_root=str(tmp_path), data_prefix='images')
     cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
-    with pytest.raises(UserError, match='pictures does not exist'):
+    with pytest.raises(UserError, match='images does not exist'):
         check_data(cfg, 'train_dataloader')
-    (tmp_path / 'pictures').mkdir()
-    with pytest.raises(UserError, match='pictures has no class folders'):
+    (tmp_path / 'images').mkdir()
+    with pytest.raises(UserError, match='images has no class folders'):
         check_data(cfg, 'train_dataloader')
     cfg.train_dataloader.dataset.with_label = False
     check_data(cfg, 'train_dataloader')
-    cfg.train_dataloader.dataset.update(with_label=True, data_prefix=dict(img_path='pictures'))
-    folders(tmp_path, 'pictures', 'ab')
+    cfg.train_dataloader.dataset.update(with_label=True, data_prefix=dict(img_path='images'))
+    folders(tmp_path, 'images', 'ab')
     check_data(cfg, 'train_dataloader')
     cfg.train_dataloader.dataset.metainfo = dict(classes=('a', 'b', 'c'))
-    with pytest.raises(UserError, match='pictures has 2 class folders, the config has 3 classes'):
+    with pytest.raises(UserError, match='images has 2 class folders, the config has 3 classes'):
         check_data(cfg, 'train_dataloader')

@@ -65,7 +65,7 @@ def test_published_is_what_the_page_shows():
 
 
 @pytest.mark.parametrize('name', [name for name in LEAVES if re.search(r'_(384|512)$', name)])
-def test_larger_pictures_are_counted_at_their_size(name):
+def test_larger_images_are_counted_at_their_size(name):
     """Fine-tuned classifiers are counted at the size of their name, which is that of the test."""
     size = name.split('_')[-1]
     assert ENTRIES[name]['Published']['FLOPs at'] == f'{size}x{size}'

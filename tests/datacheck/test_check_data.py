@@ -40,8 +40,8 @@ def load(name, data, **options):
 
 
 def examine(name, data, monkeypatch, **options):
-    """Errors and warnings, without painting."""
-    monkeypatch.setattr(check, 'paint', lambda *args: '')
+    """Errors and warnings, without drawing."""
+    monkeypatch.setattr(check, 'draw', lambda *args: '')
     report = check.check(load(name, data, **options), 50, 'nowhere')
     return report.errors, report.warnings
 
@@ -206,10 +206,10 @@ def test_box_flaw_agrees_with_mmdet(data):
 
 
 @pytest.mark.parametrize('name', [DET, SEG, CLS])
-def test_unreadable_picture(name, data, monkeypatch):
-    """A damaged picture is named."""
+def test_unreadable_image(name, data, monkeypatch):
+    """A damaged image is named."""
     path = sorted((data / FOLDERS[name]).rglob('*.jpg'))[0]
-    path.write_bytes(b'no picture')
+    path.write_bytes(b'no image')
     errors, _ = examine(name, data, monkeypatch)
     assert any(f'{path} cannot be read' in error for error in errors)
 
@@ -321,7 +321,7 @@ def test_missing_and_empty_class_folders(data, monkeypatch):
         path.unlink()
     errors, warnings = examine(CLS, data, monkeypatch)
     assert errors == []
-    assert len(warnings) == 1 and '1 classes without pictures: cross' in warnings[0]
+    assert len(warnings) == 1 and '1 classes without images: cross' in warnings[0]
     folder.rmdir()
     errors, _ = examine(CLS, data, monkeypatch)
     assert len(errors) == 1 and 'has 4 class folders, the config has 5 classes' in errors[0]
@@ -343,37 +343,37 @@ def test_batch_size(data, monkeypatch):
     assert 'optim_wrapper.optimizer.lr=0.00025' in warnings[0]
 
 
-# ------------------------------------------------------------- pictures and programs
+# ------------------------------------------------------------- images and programs
 @pytest.mark.parametrize('name', FOLDERS)
-def test_painted_samples(name, shapes, tmp_path, capsys):
-    """A picture a split; labels are painted onto what the pipeline gives."""
+def test_drawn_samples(name, shapes, tmp_path, capsys):
+    """An image a split; labels are drawn onto what the pipeline gives."""
     cfg = load(name, shapes)
     report = check.check(cfg, 50, str(tmp_path))
     assert report.errors == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ['train.png', 'val.png']
-    assert f'painted: {tmp_path}/train.png' in capsys.readouterr().out
+    assert f'drawn: {tmp_path}/train.png' in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / 'train.png')).shape[1] == 16 * 80
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': [], 'name': str(tmp_path)})
     visualizer.dataset_meta = dataset.metainfo
-    drawing.paint_one(cfg, visualizer, dataset[0], str(tmp_path / 'one.png'))
+    drawing.draw_one(cfg, visualizer, dataset[0], str(tmp_path / 'one.png'))
     source = cv2.imread(dataset[0]['data_samples'].img_path).astype(int)
-    painted = cv2.imread(str(tmp_path / 'one.png')).astype(int)
+    drawn = cv2.imread(str(tmp_path / 'one.png')).astype(int)
     if name == CLS:  # enlarged for the text
-        source = cv2.resize(source.astype(np.uint8), painted.shape[1::-1]).astype(int)
-    assert painted.shape == source.shape and (painted != source).any()
-    corner = np.abs(painted[-8:, -8:] - source[-8:, -8:]).mean()
+        source = cv2.resize(source.astype(np.uint8), drawn.shape[1::-1]).astype(int)
+    assert drawn.shape == source.shape and (drawn != source).any()
+    corner = np.abs(drawn[-8:, -8:] - source[-8:, -8:]).mean()
     assert name == SEG or corner < 12  # the colours are those of the file, not swapped
 
 
-def test_labels_of_the_unresized_picture(shapes, tmp_path):
-    """Test pipelines read labels after resizing: the picture is painted in their size."""
+def test_labels_of_the_unresized_image(shapes, tmp_path):
+    """Test pipelines read labels after resizing: the image is drawn in their size."""
     double = dict(val_dataloader__dataset__pipeline__1__scale_factor=2.0)
     cfg = load(DET, shapes, **double)
     assert drawing.labels_unresized(cfg.val_dataloader.dataset)
     assert not drawing.labels_unresized(cfg.train_dataloader.dataset)
     report = reports.Report()
-    path = drawing.paint(cfg, 'val_dataloader', str(tmp_path), report)
+    path = drawing.draw(cfg, 'val_dataloader', str(tmp_path), report)
     assert report.errors == [] and cv2.imread(path) is not None
 
 
@@ -387,7 +387,7 @@ def test_failing_pipeline(shapes, tmp_path):
 
 
 def test_program(data, tmp_path):
-    """Status 0 and 2, one line a finding, nothing painted where there are errors."""
+    """Status 0 and 2, one line a finding, nothing drawn where there are errors."""
     command = ['check-data', DET, '--data-root', data / 'coco', '--out-dir', tmp_path / 'out']
     command += ['--samples', '4', '--cfg-options']
     printed = run(*command, 'model.roi_head.bbox_head.num_classes=6', status=2)

@@ -1,4 +1,4 @@
-"""Spoilt pictures, annotations and label maps, drawn by hypothesis: used, or one line about them.
+"""Spoilt images, annotations and label maps, drawn by hypothesis: used, or one line about them.
 
 Every case goes through what tools/train.py asks before it builds anything, and then through the
 data set as the training's data loader has it.
@@ -32,12 +32,12 @@ pytest.importorskip('mmpretrain')
 pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
 
 ANNOTATIONS = 'coco/annotations/instances_train2017.json'
-FIX = r'replace|take|correct|mend|draw|mark|add |set |must|check-data|it is no|give|name '
+FIX = r'replace|take|correct|fix|draw|mark|add |set |must|check-data|it is no|give|name '
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """A few drawn shapes; every case spoils and mends them."""
+    """A few drawn shapes; every case spoils and fixes them."""
     folder = tmp_path_factory.mktemp('spoilt') / 'shapes'
     make_shapes(folder, dict(train=3, val=1, size=64, seed=0, cls_train=5, cls_val=5))
     gc.freeze()  # data sets collect garbage when they are built, which is slow beside torch
@@ -109,9 +109,9 @@ class Kept:
             path.write_bytes(content)
 
 
-# ------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------ images
 def encoded(height, width, channels, deep, suffix):
-    """Bytes of a picture of noise."""
+    """Bytes of an image of noise."""
     shape = (height, width) if channels == 1 else (height, width, channels)
     rng = np.random.default_rng(0)
     if deep:
@@ -148,8 +148,8 @@ def whole(content):
 whole.kind = 'none'
 
 
-def picture_of(name, data):
-    """The first picture of a training set."""
+def image_of(name, data):
+    """The first image of a training set."""
     return sorted((data / FOLDERS[name]).rglob('*train*/**/*.jpg'))[0]
 
 
@@ -168,14 +168,14 @@ def picture_of(name, data):
     damage=damages(),
     told=st.booleans(),
 )
-def test_pictures(name, data, height, width, channels, deep, suffix, damage, told):
-    """Whole pictures of any kind and size are used, damaged and unexpected ones are named.
+def test_images(name, data, height, width, channels, deep, suffix, damage, told):
+    """Whole images of any kind and size are used, damaged and unexpected ones are named.
 
     Grey, alpha and 16 bits are what mmcv makes of them: three channels of a byte.
     """
     if suffix == '.jpg':
         channels, deep = min(channels, 3), False
-    path = picture_of(name, data)
+    path = image_of(name, data)
     annotations, maps = data / ANNOTATIONS, sorted((data / FOLDERS[SEG]).rglob('*train*/*.png'))
     with Kept(path, annotations, maps[0]):
         path.write_bytes(damage(encoded(height, width, channels, deep, suffix)))
@@ -303,9 +303,9 @@ def test_check_data_reports(data, monkeypatch_module, change, cut):
 
 @pytest.fixture(scope='module')
 def monkeypatch_module():
-    """check-data without its pictures."""
+    """check-data without its images."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, 'paint', lambda *args: '')
+        patch.setattr(check, 'draw', lambda *args: '')
         yield patch
 
 
@@ -321,7 +321,7 @@ def test_large_files_without_objects(data, flaw, monkeypatch):
         path.write_text(json.dumps(content))
         message = refusal(DET, data)
     wanted = dict(crowds='no object to learn from')
-    assert wanted.get(flaw, 'no picture with an object is left') in message
+    assert wanted.get(flaw, 'no image with an object is left') in message
 
 
 # ------------------------------------------------------------------ label maps
@@ -374,7 +374,7 @@ def test_labels_are_checked_where_they_are_read(data, value, good):
 
 
 def test_labels_of_lists(shapes, tmp_path):
-    """A list of pictures whose labels are none of the classes is refused, picture by picture."""
+    """A list of images whose labels are none of the classes is refused, image by image."""
     listed = tmp_path / 'train.txt'
     listed.write_text('cross/cross_00000.jpg 9\n')
     folder = sorted((shapes / 'imagenet/train/cross').iterdir())

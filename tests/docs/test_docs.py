@@ -197,7 +197,7 @@ def seen_from(layer, token, side=14, dims=24) -> set:
 
 
 def test_figures_show_what_the_layers_see(figures):
-    """The painted tokens are those from which a gradient comes."""
+    """The drawn tokens are those from which a gradient comes."""
     local = WindowAttention(24, 2, (7, 7))
     assert seen_from(local, (4, 5)) == figures.window_of((4, 5), (7, 7))
     iwsa = WindowAttention(24, 2, (7, 7), rel_pos_bias=False, v_kernel=3)

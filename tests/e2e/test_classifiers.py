@@ -60,7 +60,7 @@ def test_classifier_learns(classifier):
 
 
 def test_classifier_tested_from_file(classifier, data, tmp_path):
-    """tools/test.py repeats the accuracy and paints every picture, in its own colours."""
+    """tools/test.py repeats the accuracy and draws every image, in its own colours."""
     work_dir, trained = classifier
     output = run(
         'test.py',
@@ -71,7 +71,7 @@ def test_classifier_tested_from_file(classifier, data, tmp_path):
         '--data-root',
         data / 'imagenet',
         '--show-dir',
-        tmp_path / 'painted',
+        tmp_path / 'drawn',
         '--out',
         tmp_path / 'predictions.pkl',
         '--cfg-options',
@@ -80,11 +80,11 @@ def test_classifier_tested_from_file(classifier, data, tmp_path):
     assert re.search(r'loaded (\d+) of \1 weights', output)
     assert accuracy(output) == accuracy(trained)
     assert (tmp_path / 'predictions.pkl').exists()
-    painted = sorted((tmp_path / 'painted').glob('*.png'))
-    assert len(painted) == 40
-    name = painted[0].name.partition('.')[0]
+    drawn = sorted((tmp_path / 'drawn').glob('*.png'))
+    assert len(drawn) == 40
+    name = drawn[0].name.partition('.')[0]
     (source,) = (data / 'imagenet/val').rglob(f'{name}.jpg')
-    got, want = cv2.imread(str(painted[0])), cv2.imread(str(source))
+    got, want = cv2.imread(str(drawn[0])), cv2.imread(str(source))
     want = cv2.resize(want, got.shape[1::-1])
     half = got.shape[0] // 2  # below the text
     error = np.abs(got[half:].astype(int) - want[half:]).mean()
@@ -93,7 +93,7 @@ def test_classifier_tested_from_file(classifier, data, tmp_path):
 
 
 def test_classifier_predicts(classifier, data, tmp_path):
-    """tools/predict.py names the class as training did, and paints the picture."""
+    """tools/predict.py names the class as training did, and draws the image."""
     work_dir, _ = classifier
     images = sorted((data / 'imagenet/val').rglob('*.jpg'))
     output = run(
@@ -111,11 +111,11 @@ def test_classifier_predicts(classifier, data, tmp_path):
     right = np.mean([Path(path).parent.name == name for path, name in told.items()])
     assert right > 0.5  # the names of the checkpoint, not those of the config
     for path in images:
-        painted = cv2.imread(str(tmp_path / path.name))
+        drawn = cv2.imread(str(tmp_path / path.name))
         want = cv2.resize(cv2.imread(str(path)), (224, 224))
-        assert painted.shape == want.shape
-        assert np.abs(painted[112:].astype(int) - want[112:]).mean() < 5
-        assert (painted[:20] != want[:20]).any()
+        assert drawn.shape == want.shape
+        assert np.abs(drawn[112:].astype(int) - want[112:]).mean() < 5
+        assert (drawn[:20] != want[:20]).any()
 
 
 @pytest.mark.parametrize('kind', ['detector', 'segmentor'])

@@ -44,7 +44,7 @@ for _loader in ('train', 'val', 'test'):
 
 @pytest.mark.parametrize('name', ['dino_gcvit_t_1x', 'dino_gcvit_l_3x'])
 def test_trains_and_evaluates(name, device, shapes, tmp_path):
-    """An epoch of eight pictures: finite losses, parameters that move, the COCO metric twice."""
+    """An epoch of eight images: finite losses, parameters that move, the COCO metric twice."""
     pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
     options = ['--work-dir', tmp_path, '--data-root', shapes / 'coco', '--cfg-options', *SMALL]
     every_step = ['default_hooks.checkpoint.interval=1', 'default_hooks.checkpoint.by_epoch=False']

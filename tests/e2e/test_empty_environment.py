@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+
 from support.running import DET, ENV, ROOT, SMALL_RCNN, iterations
 
 pytestmark = pytest.mark.skipif(

@@ -94,7 +94,7 @@ def test_segmentor_trains_and_evaluates(segmentor):
 
 
 def test_detector_tested_from_file(detector, shapes, tmp_path):
-    """tools/test.py says what it loaded, repeats the metric, paints and saves predictions."""
+    """tools/test.py says what it loaded, repeats the metric, draws and saves predictions."""
     work_dir, trained = detector
     output = run(
         'test.py',
@@ -105,7 +105,7 @@ def test_detector_tested_from_file(detector, shapes, tmp_path):
         '--data-root',
         shapes / 'coco',
         '--show-dir',
-        tmp_path / 'painted',
+        tmp_path / 'drawn',
         '--out',
         tmp_path / 'predictions.pkl',
         '--cfg-options',
@@ -115,13 +115,13 @@ def test_detector_tested_from_file(detector, shapes, tmp_path):
     assert f'loaded {weights} of {weights} weights' in output
     metric = 'coco/bbox_mAP_50: '
     assert trained.split(metric)[-1].split()[0] == output.split(metric)[-1].split()[0]
-    assert len(list((tmp_path / 'painted').glob('*.jpg'))) == 4
+    assert len(list((tmp_path / 'drawn').glob('*.jpg'))) == 4
     predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
     assert len(predictions) == 4 and 'pred_instances' in predictions[0]
 
 
 def test_segmentor_tested_from_file(segmentor, shapes, tmp_path):
-    """tools/test.py with test-time augmentation evaluates, paints and saves."""
+    """tools/test.py with test-time augmentation evaluates, draws and saves."""
     work_dir, _ = segmentor
     output = run(
         'test.py',
@@ -132,19 +132,19 @@ def test_segmentor_tested_from_file(segmentor, shapes, tmp_path):
         '--data-root',
         shapes / 'ade/ADEChallengeData2016',
         '--show-dir',
-        tmp_path / 'painted',
+        tmp_path / 'drawn',
         '--out',
         tmp_path / 'predictions.pkl',
         '--tta',
     )
     assert 'mIoU:' in output
-    assert len(list((tmp_path / 'painted').rglob('*.png'))) == 4
+    assert len(list((tmp_path / 'drawn').rglob('*.png'))) == 4
     assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 4
 
 
 @pytest.mark.parametrize('kind', ['detector', 'segmentor'])
-def test_predict_paints(kind, device, request, shapes, tmp_path):
-    """tools/predict.py paints every picture it is given, in its own size."""
+def test_predict_draws(kind, device, request, shapes, tmp_path):
+    """tools/predict.py draws every image it is given, in its own size."""
     import cv2
 
     work_dir, _ = request.getfixturevalue(kind)
@@ -152,11 +152,11 @@ def test_predict_paints(kind, device, request, shapes, tmp_path):
     images = sorted((shapes / 'coco/val2017').iterdir())[:2]
     command = ['predict.py', config, work_dir / f'{checkpoint}.pth', *images, '--score-thr', 0]
     output = run(*command, '--out-dir', tmp_path)
-    assert 'painted 2 pictures' in output
+    assert 'drew 2 images' in output
     for image in images:
-        source, painted = cv2.imread(str(image)), cv2.imread(str(tmp_path / image.name))
-        assert painted.shape[:2] == source.shape[:2]
-        assert (painted != source).any()
+        source, drawn = cv2.imread(str(image)), cv2.imread(str(tmp_path / image.name))
+        assert drawn.shape[:2] == source.shape[:2]
+        assert (drawn != source).any()
 
 
 def kill_all_of(work_dir: Path) -> int:

@@ -98,7 +98,7 @@ def test_killed_at_random_moments(tmp_path):
             process.communicate()
         assert process.returncode == -signal.SIGKILL
         assert unfinished.exists() or not writing
-        # It went on from the last checkpoint there was.
+        # It resumed from the last checkpoint there was.
         step = int(saved[0].split('iter_')[1][:-4]) if saved else 0
         assert curve(work_dir)[len(before)][0] == step + 1
 
@@ -248,14 +248,14 @@ def small_segmentor(data, *options):
     ]
 
 
-def test_training_names_the_picture_of_a_worker(shapes, tmp_path):
-    """A picture that breaks while training runs: a line with its name, no report of the worker."""
+def test_training_names_the_image_of_a_worker(shapes, tmp_path):
+    """An image that breaks while training runs: a line with its name, no report of the worker."""
     data = tmp_path / 'shapes'
     shutil.copytree(shapes, data)
-    pictures = sorted((data / FOLDERS[SEG] / 'images/training').glob('*.jpg'))
+    images = sorted((data / FOLDERS[SEG] / 'images/training').glob('*.jpg'))
     # the fast check looks at eight of sixteen, the first and the last among them
-    looked_at = {str(path) for path in spread(pictures, check.GLANCE)}
-    path = next(path for path in pictures if str(path) not in looked_at)
+    looked_at = {str(path) for path in spread(images, check.GLANCE)}
+    path = next(path for path in images if str(path) not in looked_at)
     path.write_bytes(path.read_bytes()[:100])
     error = one_line_error('train.py', *small_segmentor(data), f'work_dir={tmp_path}')
     assert f'image {path} cannot be read' in error and 'take it out of the data' in error

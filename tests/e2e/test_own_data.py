@@ -87,7 +87,7 @@ def test_own_detection_with_another_base(tmp_path):
 
 
 def test_own_segmentation_data(device, shapes, tmp_path):
-    """The template trains on pictures and label maps of one's own."""
+    """The template trains on images and label maps of one's own."""
     pytest.importorskip('mmseg')
     ade = shapes / 'ade/ADEChallengeData2016'
     for split, name in (('train', 'training'), ('val', 'validation')):

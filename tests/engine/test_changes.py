@@ -1,4 +1,4 @@
-"""What a config changes in a run that goes on; and what to go on from after a loss was lost."""
+"""What a config changes in a run that goes on; and what to resume from after a loss was lost."""
 
 import re
 import time

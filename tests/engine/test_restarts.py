@@ -1,4 +1,4 @@
-"""What a run that torchrun starts again goes on from."""
+"""What a run that torchrun starts again resumes from."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def test_restart_goes_on(tmp_path, monkeypatch):
     assert sorted(restarted(monkeypatch, other, **options)) == [10, 11, 12]
     empty = tmp_path / 'empty'
     assert sorted(restarted(monkeypatch, empty, resume=True, **options)) == list(range(7, 13))
-    with pytest.raises(CheckpointError, match='nothing to go on from'):
+    with pytest.raises(CheckpointError, match='nothing to resume from'):
         for path in empty.glob('iter_*.pth'):
             path.write_bytes(b'x')
         restarted(monkeypatch, empty)
@@ -58,7 +58,7 @@ def test_restarts_need_a_work_dir_of_their_own(tmp_path, monkeypatch):
     check_restarts(cfg)
     (tmp_path / 'iter_3.pth').touch()
     (tmp_path / 'iter_6.pth').touch()
-    with pytest.raises(UserError, match='would go on from .*iter_6.pth'):
+    with pytest.raises(UserError, match='would resume from .*iter_6.pth'):
         check_restarts(cfg)
     cfg.resume = True
     check_restarts(cfg)
@@ -94,4 +94,4 @@ def test_dist_train_takes_restarts(tmp_path):
     assert error == "error: MAX_RESTARTS must be a number from 0 up, got 'often'"
     (tmp_path / 'iter_6.pth').touch()
     error = one_line_error(*command, env=dict(env, MAX_RESTARTS='2'))
-    assert f'would go on from {tmp_path}/iter_6.pth' in error
+    assert f'would resume from {tmp_path}/iter_6.pth' in error

@@ -26,7 +26,7 @@ from support.small_run import Net, Noise, load, train
     [('iterations', 0, None), ('iterations', 2, 7), ('epochs', 0, 7), ('epochs', 1, None)],
 )
 def test_resumed_run_equals_the_whole_one(loop, workers, seed, tmp_path):
-    """Broken off after step 7, gone on from step 6: losses 7 to 12 are those without a break."""
+    """Broken off after step 7, resumed from step 6: losses 7 to 12 are those without a break."""
     first = train(tmp_path, loop, workers, stop=7, seed=seed)
     resumed = train(tmp_path, loop, workers, resume=True, seed=seed)
     assert sorted(first) == list(range(1, 8)) and sorted(resumed) == list(range(7, 13))
@@ -86,7 +86,7 @@ def trained(tmp_path):
 
 
 def choose(work_dir):
-    """The checkpoint that a run would go on from, and what it says about others."""
+    """The checkpoint that a run would resume from, and what it says about others."""
     said = []
     path = last_whole_checkpoint(str(work_dir), Net(), said.append)
     return path and Path(path).name, ' '.join(said)
@@ -165,7 +165,7 @@ def test_nothing_to_go_on_from(trained, tmp_path_factory):
     assert sorted(train(empty, resume=True, seed=1)) == list(range(1, 13))
     for path in trained.glob('iter_*.pth'):
         path.write_bytes(b'x')
-    with pytest.raises(CheckpointError, match='nothing to go on from .*iter_12.pth is cut off'):
+    with pytest.raises(CheckpointError, match='nothing to resume from .*iter_12.pth is cut off'):
         train(trained, resume=True, seed=1)
 
 

@@ -123,7 +123,7 @@ def test_resumed_run_removes_no_other_file(what, tmp_path):
 
 @pytest.mark.parametrize('how', ['resume a file', 'copied folder'])
 def test_fork_leaves_the_original_alone(how, tmp_path):
-    """Another run that goes on from a checkpoint keeps its own best, and touches no other's."""
+    """Another run that resumes from a checkpoint keeps its own best, and touches no other's."""
     first, fork = tmp_path / 'a', tmp_path / 'b'
     judged(first, broken=7, keep=2)
     if how == 'copied folder':
@@ -210,14 +210,14 @@ def test_branches_that_were_given_up_are_passed_over(tmp_path):
 
 
 def test_last_branch_counts_though_nothing_was_saved(tmp_path):
-    """Back to step 3 and killed at once: --resume goes on from there, not from the end."""
+    """Back to step 3 and killed at once: --resume resumes from there, not from the end."""
     train(tmp_path, seed=1)
     train(tmp_path, seed=1, resume=True, stop=4, load_from=str(tmp_path / 'iter_3.pth'))
     assert min(train(tmp_path, seed=1, resume=True)) == 4
 
 
 def test_checkpoints_of_another_run_are_passed_over(tmp_path, monkeypatch):
-    """A new run in a used folder, killed before it saves, does not go on from the old one."""
+    """A new run in a used folder, killed before it saves, does not resume from the old one."""
     train(tmp_path, seed=1)
     train(tmp_path, seed=2, stop=2)
     with pytest.raises(CheckpointError, match='iter_12.pth is of another run'):

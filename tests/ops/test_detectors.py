@@ -15,7 +15,7 @@ pytest.importorskip('mmdet')
 CONFIGS = Path(__file__).parents[2] / 'configs'
 XXT = dict(init_cfg=None, arch='xxtiny', drop_path_rate=0.0)
 CLASSES = dict(num_classes=5)
-# One stage, layer and picture size: the code that runs is the same.
+# One stage, layer and image size: the code that runs is the same.
 SMALL = {
     'mask_gcvit_xxt_shapes': dict(
         backbone=dict(drop_path_rate=0.0), test_cfg=dict(rpn=dict(max_per_img=10))
@@ -74,8 +74,8 @@ def detector(name):
     return model.train()
 
 
-def pictures():
-    """Two pictures with boxes and masks."""
+def images():
+    """Two images with boxes and masks."""
     from mmdet.testing import demo_mm_inputs
 
     return demo_mm_inputs(2, [[3, 96, 128]] * 2, num_items=[3, 2], num_classes=5, with_mask=True)
@@ -88,7 +88,7 @@ def train(name, wrap):
     losses = []
     for step in range(2):
         torch.manual_seed(step)
-        log = model.train_step(pictures(), wrapper)
+        log = model.train_step(images(), wrapper)
         losses.append({key: float(value) for key, value in log.items() if 'loss' in key})
     for key, p in model.named_parameters():
         assert p.isfinite().all(), key
@@ -118,9 +118,9 @@ def test_trains_as_on_mmcvs_operators(both, name):
 
 @pytest.mark.parametrize('name', ['mask_gcvit_xxt_shapes', 'dino_gcvit_t_1x'])
 def test_predicts(ours, name):
-    """Boxes of a picture, also under bfloat16 autocast."""
+    """Boxes of an image, also under bfloat16 autocast."""
     model = detector(name).eval()
-    data = model.data_preprocessor(pictures(), False)
+    data = model.data_preprocessor(images(), False)
     for dtype in (torch.float32, torch.bfloat16):
         with torch.no_grad(), torch.autocast('cpu', dtype, enabled=dtype is torch.bfloat16):
             (result, _) = model(**data, mode='predict')

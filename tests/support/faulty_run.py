@@ -43,7 +43,7 @@ class WriteLosses(Hook):
 
 
 def train_heavy(work_dir, interval):
-    """Train, going on from what is there; what the processes below do."""
+    """Train, resuming from what is there; what the processes below do."""
     torch.manual_seed(0)
     Runner(
         model=HeavyNet(),

@@ -123,7 +123,7 @@ def test_mmcv_that_mmdet_refuses(machine):
     refusal = 'AssertionError: MMCV==2.2.0 is used but incompatible. Please install mmcv<2.2.0'
     rows = machine({**OPENMMLAB, 'mmcv-lite': '2.2.0'}, mmdet=dict(error=refusal))
     assert rows['mmcv'].fix == "pip install 'mmcv-lite<2.2.0,>=2.0.0'"
-    assert rows['mmdet'].problem == refusal and rows['mmdet'].fix == 'mend what stands above'
+    assert rows['mmdet'].problem == refusal and rows['mmdet'].fix == 'fix what stands above'
     rows = machine(with_mmcv('2.2.0'), mmdet=dict(error=refusal))
     assert rows['mmcv'].fix == ("pip uninstall -y mmcv && pip install 'mmcv-lite<2.2.0,>=2.0.0'")
 
@@ -191,7 +191,7 @@ def test_opencv_without_libgl(machine):
     assert rows['OpenCV'].fix == (
         'pip install --force-reinstall --no-deps opencv-python-headless==4.12.0.88'
     )
-    assert rows['mmcv'].fix == 'mend what stands above'
+    assert rows['mmcv'].fix == 'fix what stands above'
 
 
 def test_torchvision_of_another_torch(machine):
@@ -207,8 +207,8 @@ def test_broken_torch_comes_first(machine):
     broken = dict(error='ImportError: libcudart.so.13: cannot open shared object file')
     rows = machine(ONEDL, torch=broken, torchvision=broken, mmcv___ext=broken, mmdet=broken)
     assert rows['torch'].fix == 'pip install --force-reinstall torch==2.11.0'
-    assert rows['torchvision'].fix == rows['ops of mmcv'].fix == 'mend torch first, then look again'
-    assert rows['mmdet'].fix == 'mend what stands above'
+    assert rows['torchvision'].fix == rows['ops of mmcv'].fix == 'fix torch first, then look again'
+    assert rows['mmdet'].fix == 'fix what stands above'
     rows = machine(ONEDL, torchvision=broken)
     assert rows['torchvision'].fix == (
         'pip install --force-reinstall --no-deps torchvision==0.26.0'

@@ -47,7 +47,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def annotated(made):
-    """Every picture of the set with its annotations and its label map."""
+    """Every image of the set with its annotations and its label map."""
     found = []
     for split, ade_split in (('train', 'training'), ('val', 'validation')):
         content = coco(made, split)
@@ -63,17 +63,17 @@ def test_layout(made, split, ade_split):
     content = coco(made, split)
     names = [(item['id'], item['name']) for item in content['categories']]
     assert names == list(enumerate(shapes.CLASSES, 1))
-    pictures = [made / 'coco' / f'{split}2017' / item['file_name'] for item in content['images']]
-    assert pictures == sorted((made / 'coco' / f'{split}2017').iterdir())
-    ade_pictures = ade_files(made, 'images', ade_split)
+    images = [made / 'coco' / f'{split}2017' / item['file_name'] for item in content['images']]
+    assert images == sorted((made / 'coco' / f'{split}2017').iterdir())
+    ade_images = ade_files(made, 'images', ade_split)
     ade_labels = ade_files(made, 'annotations', ade_split)
-    assert [path.stem for path in ade_pictures] == [path.stem for path in ade_labels]
-    assert [p.read_bytes() for p in pictures] == [p.read_bytes() for p in ade_pictures]
+    assert [path.stem for path in ade_images] == [path.stem for path in ade_labels]
+    assert [p.read_bytes() for p in images] == [p.read_bytes() for p in ade_images]
     singles = list((made / 'imagenet' / split).glob('*/*.jpg'))
     assert {path.parent.name for path in singles} == set(shapes.CLASSES)
     assert {Image.open(path).size for path in singles} == {(64, 64)}
     counts = {'train': (6, 10), 'val': (3, 5)}
-    assert (len(pictures), len(singles)) == counts[split]
+    assert (len(images), len(singles)) == counts[split]
 
 
 def test_annotations_agree_with_each_other(annotated):
@@ -109,7 +109,7 @@ def test_hidden_shapes_have_no_holes():
     assert hidden
 
 
-def test_first_pictures_depend_on_the_seed_alone(made, tmp_path):
+def test_first_images_depend_on_the_seed_alone(made, tmp_path):
     shapes.main([str(tmp_path / 'fewer'), *TINY, '--seed=3'])
     shapes.main([str(tmp_path / 'other'), *TINY, '--seed=4'])
     whole, other = contents(made), contents(tmp_path / 'other')

@@ -42,10 +42,10 @@ def checkpoint(classifier, tmp_path):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """A picture in a folder of its own."""
-    (tmp_path / 'pictures').mkdir()
-    path = tmp_path / 'pictures' / 'a.png'
+def image(tmp_path):
+    """An image in a folder of its own."""
+    (tmp_path / 'images').mkdir()
+    path = tmp_path / 'images' / 'a.png'
     cv2.imwrite(str(path), np.full((40, 40, 3), 90, np.uint8))
     return path
 
@@ -78,26 +78,26 @@ def test_convert_does_not_replace_its_source(tmp_path):
     assert torch.load(tmp_path / 'out.pth', weights_only=True)['meta']['source'] == path.name
 
 
-@pytest.mark.parametrize('how', ['its folder', 'linked folder', 'linked picture'])
-def test_predict_does_not_paint_over_its_pictures(how, checkpoint, picture, tmp_path):
-    """Into the folder of the picture itself, through links too."""
-    before, folder = picture.read_bytes(), picture.parent
+@pytest.mark.parametrize('how', ['its folder', 'linked folder', 'linked image'])
+def test_predict_does_not_draw_over_its_images(how, checkpoint, image, tmp_path):
+    """Into the folder of the image itself, through links too."""
+    before, folder = image.read_bytes(), image.parent
     if how == 'linked folder':
-        folder = tmp_path / 'painted'
-        folder.symlink_to(picture.parent)
-    if how == 'linked picture':
-        folder = tmp_path / 'painted'
+        folder = tmp_path / 'drawn'
+        folder.symlink_to(image.parent)
+    if how == 'linked image':
+        folder = tmp_path / 'drawn'
         folder.mkdir()
-        (folder / 'a.png').symlink_to(picture)
-    refused('predict', ROOT / CLS, checkpoint, picture, '--out-dir', folder)
-    assert picture.read_bytes() == before
+        (folder / 'a.png').symlink_to(image)
+    refused('predict', ROOT / CLS, checkpoint, image, '--out-dir', folder)
+    assert image.read_bytes() == before
 
 
-def test_full_disk_leaves_no_empty_picture(checkpoint, picture, tmp_path, monkeypatch):
-    """The picture painted before stays; no part of a new one is left."""
-    words = [str(word) for word in (ROOT / CLS, checkpoint, picture, '--out-dir', tmp_path / 'out')]
+def test_full_disk_leaves_no_empty_image(checkpoint, image, tmp_path, monkeypatch):
+    """The image drawn before stays; no part of a new one is left."""
+    words = [str(word) for word in (ROOT / CLS, checkpoint, image, '--out-dir', tmp_path / 'out')]
     tool('predict')(words)
-    painted = (tmp_path / 'out' / 'a.png').read_bytes()
+    drawn = (tmp_path / 'out' / 'a.png').read_bytes()
     assert mmcv.imread(str(tmp_path / 'out' / 'a.png')) is not None
 
     def full(image, path, *args, **kwargs):
@@ -108,11 +108,11 @@ def test_full_disk_leaves_no_empty_picture(checkpoint, picture, tmp_path, monkey
     with pytest.raises(UserError, match='cannot write .*a.png: No space left on device: make'):
         tool('predict')(words)
     assert os.listdir(tmp_path / 'out') == ['a.png']
-    assert (tmp_path / 'out' / 'a.png').read_bytes() == painted
+    assert (tmp_path / 'out' / 'a.png').read_bytes() == drawn
 
 
 def test_show_dir_is_not_the_folder_of_the_data(checkpoint, shapes, tmp_path):
-    """tools/test.py would paint over the validation set."""
+    """tools/test.py would draw over the validation set."""
     data = shutil.copytree(shapes / 'imagenet', tmp_path / 'data')
     folder = next(path.parent for path in sorted(data.glob('val/**/*')) if path.is_file())
     before = {path: path.read_bytes() for path in folder.iterdir()}

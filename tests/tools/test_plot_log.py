@@ -93,11 +93,11 @@ def test_figure_shows_the_last_values(tmp_path):
 
 
 @pytest.mark.parametrize('out', [None, 'new/own.png'])
-def test_writes_a_picture(tmp_path, out):
+def test_writes_a_image(tmp_path, out):
     write_log(tmp_path, '20260101_000000', [train_row(10, 1.0)])  # nothing validated yet
     plot_log.main([str(tmp_path), *(['--out', str(tmp_path / out)] if out else [])])
-    with Image.open(tmp_path / (out or 'curves.png')) as picture:
-        assert min(picture.size) > 500
+    with Image.open(tmp_path / (out or 'curves.png')) as image:
+        assert min(image.size) > 500
 
 
 @pytest.mark.parametrize('case', ['no logs', 'no losses', 'bad suffix'])

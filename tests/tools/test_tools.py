@@ -144,15 +144,15 @@ def test_broken_config(tmp_path):
         cli.load_config(str(tmp_path / 'empty.py'))
 
 
-def test_predict_refuses_bad_pictures(tmp_path):
-    """Missing and damaged pictures are named before the model is built."""
+def test_predict_refuses_bad_images(tmp_path):
+    """Missing and damaged images are named before the model is built."""
     import cv2
     import numpy as np
     import predict
 
     good, bad = tmp_path / 'good.png', tmp_path / 'bad.png'
     cv2.imwrite(str(good), np.zeros((4, 4, 3), np.uint8))
-    bad.write_bytes(b'no picture')
+    bad.write_bytes(b'no image')
     predict.check_images([str(good)])
     with pytest.raises(UserError, match='bad.png cannot be read'):
         predict.check_images([str(good), str(bad)])
@@ -200,8 +200,8 @@ def test_traceback_on_demand(tmp_path):
     assert 'Traceback' in output and 'ZeroDivisionError' in output.splitlines()[-1]
 
 
-def test_predict_paints_any_shape(tmp_path):
-    """One pixel, a row of them, grey, alpha and 16 bits: painted like any other picture."""
+def test_predict_draws_any_shape(tmp_path):
+    """One pixel, a row of them, grey, alpha and 16 bits: drawn like any other image."""
     pytest.importorskip('mmpretrain')
     model = cli.build_model(cli.load_config(str(ROOT / CLS)))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
@@ -210,6 +210,6 @@ def test_predict_paints_any_shape(tmp_path):
         cv2.imwrite(str(tmp_path / f'{name}.png'), np.full(shape, 99, np.uint8))
     cv2.imwrite(str(tmp_path / 'deep.png'), np.full((30, 40, 3), 9999, np.uint16))
     paths = sorted(tmp_path.glob('*.png'))
-    out = tmp_path / 'painted'
+    out = tmp_path / 'drawn'
     run('predict.py', CLS, tmp_path / 'model.pth', *paths, '--out-dir', out)
     assert sorted(path.name for path in out.iterdir()) == [path.name for path in paths]

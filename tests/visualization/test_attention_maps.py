@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT, UserError
-from gcvit_mm.visualization import Placement, attention_maps, find_blocks, group_map, paint
+from gcvit_mm.visualization import Placement, attention_maps, draw, find_blocks, group_map
 from support.running import CLS, DET, SEG, one_line_error, run
 
 HEIGHT, WIDTH = 75, 101  # maps of 19 x 26, 10 x 13, 5 x 7, 3 x 4
@@ -334,8 +334,8 @@ def test_group_map():
         (GPViT, GP, dict(global_attn='conv', local_attn='window'), ['local window']),
     ],
 )
-def test_what_is_painted_unasked(cls, arch, kwargs, kinds, tmp_path):
-    """The last block of each kind in every stage, in the order in which they run; all paint."""
+def test_what_is_drawn_unasked(cls, arch, kwargs, kinds, tmp_path):
+    """The last block of each kind in every stage, in the order in which they run; all draw."""
     image = torch.randn(1, 3, HEIGHT, WIDTH)
     maps = attention_maps(make(cls, arch, **kwargs), image, LAST)
     assert [found.kind for found in maps] == kinds
@@ -344,13 +344,13 @@ def test_what_is_painted_unasked(cls, arch, kwargs, kinds, tmp_path):
             assert float(found.values.sum()) == pytest.approx(1, abs=1e-5)
             token = tuple(int(p // c) for p, c in zip(LAST[::-1], found.cell))
             assert found.seen[token]
-    picture = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+    original = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     placement = Placement((1.0, 1.0), (0.0, 0.0), (WIDTH, HEIGHT))
-    paint(picture, LAST, maps, placement, str(tmp_path / 'maps.png'))
+    draw(original, LAST, maps, placement, str(tmp_path / 'maps.png'))
     import cv2
 
-    painted = cv2.imread(str(tmp_path / 'maps.png'))
-    assert len(np.unique(painted.reshape(-1, 3), axis=0)) > 20
+    drawn = cv2.imread(str(tmp_path / 'maps.png'))
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 20
 
 
 def test_last_blocks():
@@ -396,7 +396,7 @@ def test_placement_of_pipelines():
         dict(ori_shape=(100, 200), img_shape=(200, 400), scale_factor=(2.0, 2.0))
     )
     assert resized.to_image(10, 20) == (21, 41)
-    assert resized.to_picture(*resized.to_image(10, 20)) == (10.5, 20.5)
+    assert resized.to_original(*resized.to_image(10, 20)) == (10.5, 20.5)
     assert Placement.of(dict(ori_shape=(9, 9), img_shape=(9, 9))).to_image(3, 4) == (3.5, 4.5)
     cropped = Placement.of(
         dict(ori_shape=(100, 200), img_shape=(224, 224), scale_factor=(2.56, 2.56))
@@ -416,9 +416,9 @@ def test_centre_crop_of_mmpretrain(squares, tmp_path):
 
     init_default_scope('mmpretrain')
     x, y = squares
-    picture = np.zeros((150, 200, 3), np.uint8)
-    picture[y - 4 : y + 5, x - 4 : x + 5] = 255
-    cv2.imwrite(str(tmp_path / 'square.png'), picture)
+    original = np.zeros((150, 200, 3), np.uint8)
+    original[y - 4 : y + 5, x - 4 : x + 5] = 255
+    cv2.imwrite(str(tmp_path / 'square.png'), original)
     pipeline = Compose(
         [
             dict(type='LoadImageFromFile'),
@@ -437,7 +437,7 @@ def test_centre_crop_of_mmpretrain(squares, tmp_path):
 
 
 def checkpoint(config, folder):
-    """A checkpoint of the config with random weights, and the pictures of a folder."""
+    """A checkpoint of the config with random weights, and the images of a folder."""
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
@@ -452,8 +452,8 @@ def checkpoint(config, folder):
 
 
 @pytest.mark.parametrize('config, pixel', [(DET, '30,50'), (SEG, '30,50'), (CLS, '30,30')])
-def test_predict_paints_attention(config, pixel, shapes, tmp_path):
-    """One PNG a picture for detectors, segmentors and classifiers, of the blocks asked for."""
+def test_predict_draws_attention(config, pixel, shapes, tmp_path):
+    """One PNG an image for detectors, segmentors and classifiers, of the blocks asked for."""
     pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
     for package in ('mmdet', 'mmseg', 'mmpretrain'):
         pytest.importorskip(package)
@@ -463,14 +463,14 @@ def test_predict_paints_attention(config, pixel, shapes, tmp_path):
     layers = ['stages.2.blocks.5', 'stages.0.blocks.0']
     command = ['predict.py', config, checkpoint(config, tmp_path), *images, '--attention', pixel]
     output = run(*command, '--out-dir', tmp_path, *(['--layer', *layers] if config == DET else []))
-    assert 'painted 2 pictures' in output
+    assert 'drew 2 images' in output
     for image in images:
         source = cv2.imread(str(image))
-        painted = cv2.imread(str(tmp_path / f'{image.stem}_attention.png'))
+        drawn = cv2.imread(str(tmp_path / f'{image.stem}_attention.png'))
         panels = 2 if config == DET else 8  # eight: a local and a global block of each stage
         wanted = min(panels, 4) / max(panels // 4, 1) * source.shape[1] / source.shape[0]
-        assert painted.shape[1] / painted.shape[0] == pytest.approx(wanted, rel=0.2)
-        assert (painted[..., 0] != painted[..., 2]).mean() > 0.02  # colours over the grey
+        assert drawn.shape[1] / drawn.shape[0] == pytest.approx(wanted, rel=0.2)
+        assert (drawn[..., 0] != drawn[..., 2]).mean() > 0.02  # colours over the grey
 
 
 def test_tool_rejects_bad_input(shapes, tmp_path):
@@ -498,5 +498,5 @@ def test_pixels_that_are_none(given, shapes):
     with pytest.raises(UserError, match=f"--attention: '{given}' is no pixel: give X,Y"):
         parse_pixel(argparse.Namespace(attention=given, images=images))
     assert parse_pixel(argparse.Namespace(attention=' 7, 9', images=images)) == (7, 9)
-    with pytest.raises(UserError, match='two images would be painted into'):
+    with pytest.raises(UserError, match='two images would be drawn into'):
         parse_pixel(argparse.Namespace(attention='7,9', images=2 * images))

@@ -1,4 +1,4 @@
-"""Tables and pictures of what was measured."""
+"""Tables and images of what was measured."""
 
 from __future__ import annotations
 

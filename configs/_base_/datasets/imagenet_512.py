@@ -1,4 +1,4 @@
-# ImageNet-1K at 512x512; test pictures are squashed to that size.
+# ImageNet-1K at 512x512; test images are squashed to that size.
 _base_ = './imagenet.py'
 
 train_pipeline = _base_.train_pipeline

@@ -1,4 +1,4 @@
-# A few hundred iterations of four pictures from scratch, a matter of minutes on two CPU cores.
+# A few hundred iterations of four images from scratch, a matter of minutes on two CPU cores.
 max_iters = 300
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
 val_cfg = dict(type='ValLoop')

@@ -1,4 +1,4 @@
-"""Painting attention maps over a picture."""
+"""Drawing attention maps over an image."""
 
 from typing import Any, Dict, NamedTuple, Sequence, Tuple
 
@@ -14,17 +14,17 @@ from .attention_maps import AttentionMap
 COLUMNS = 4
 PANEL = 3.2  # inches
 DPI = 110
-FADING = 0.35  # how far the picture is moved towards white
+FADING = 0.35  # how far the original is moved towards white
 LEAST_CELL = 5  # points: side of a single cell
-ZOOM_BELOW = 0.25  # share of the picture below which what is seen is shown larger
+ZOOM_BELOW = 0.25  # share of the original below which what is seen is shown larger
 GOLDEN = 0.618034  # of the colour circle: neighbouring numbers get colours far apart
 
 
 class Placement(NamedTuple):
-    """Where the image that the network sees lies in the picture of the file.
+    """Where the image that the network sees lies in the original, that of the file.
 
     Attributes:
-        scale: Pixels of the image for one of the picture, in x and y.
+        scale: Pixels of the image for one of the original, in x and y.
         offset: Pixels cut off at the left and at the top after scaling.
         size: Width and height of the image, without the padding of a batch.
     """
@@ -38,7 +38,7 @@ class Placement(NamedTuple):
         """Read the placement from the ``metainfo`` of a data sample.
 
         Pipelines tell the scale, not what a centre crop cuts off: that is what the scaled
-        picture has more than the image, half of it at each side.
+        original has more than the image, half of it at each side.
         """
         scale = tuple(float(s) for s in meta.get('scale_factor', (1.0, 1.0)))
         size = tuple(int(side) for side in meta['img_shape'][1::-1])
@@ -51,43 +51,43 @@ class Placement(NamedTuple):
         return 0 <= x < self.size[0] and 0 <= y < self.size[1]
 
     def to_image(self, x: float, y: float) -> Tuple[float, float]:
-        """Centre of a pixel of the picture, in pixels of the image."""
+        """Centre of a pixel of the original, in pixels of the image."""
         (sx, sy), (ox, oy) = self.scale, self.offset
         return (x + 0.5) * sx - ox, (y + 0.5) * sy - oy
 
-    def to_picture(self, x: float, y: float) -> Tuple[float, float]:
-        """A point of the image, in pixels of the picture."""
+    def to_original(self, x: float, y: float) -> Tuple[float, float]:
+        """A point of the image, in pixels of the original."""
         (sx, sy), (ox, oy) = self.scale, self.offset
         return (x + ox) / sx, (y + oy) / sy
 
 
-def paint(
-    picture: np.ndarray,
+def draw(
+    original: np.ndarray,
     pixel: Tuple[int, int],
     maps: Sequence[AttentionMap],
     placement: Placement,
     out_file: str,
 ) -> None:
-    """Paint one panel a map: the picture in grey, the weights or groups in colours.
+    """Draw one panel a map: the original in grey, the weights or groups in colours.
 
     Cells that the pixel does not look at have no colour; where what it looks at is a small part
-    of the picture, only its surroundings are shown.
+    of the original, only its surroundings are shown.
 
     Args:
-        picture: RGB picture (H, W, 3), uint8.
-        pixel: ``(x, y)`` in pixels of the picture.
+        original: RGB image (H, W, 3), uint8.
+        pixel: ``(x, y)`` in pixels of the original.
         maps: Maps, from :func:`gcvit_mm.visualization.attention_maps`.
-        placement: Where the image of the maps lies in the picture.
+        placement: Where the image of the maps lies in the original.
         out_file: PNG file to write.
     """
-    height, width = picture.shape[:2]
+    height, width = original.shape[:2]
     columns = min(COLUMNS, len(maps))
     rows = -(-len(maps) // columns)
     panel_height = min(max(PANEL * height / width, 0.4 * PANEL), 2 * PANEL)
     size = (columns * PANEL, rows * (panel_height + 0.5))
     figure = Figure(size, layout=ConstrainedLayoutEngine(h_pad=0.08))
     for ax, attention_map in zip(figure.subplots(rows, columns, squeeze=False).flat, maps):
-        _draw(ax, picture, pixel, attention_map, placement)
+        _draw(ax, original, pixel, attention_map, placement)
     for ax in figure.axes:
         ax.set_axis_off()
     figure.savefig(out_file, dpi=DPI)
@@ -95,17 +95,19 @@ def paint(
 
 def _draw(
     ax: Axes,
-    picture: np.ndarray,
+    original: np.ndarray,
     pixel: Tuple[int, int],
     attention_map: AttentionMap,
     placement: Placement,
 ) -> None:
-    height, width = picture.shape[:2]
-    faded = FADING * 255 + (1 - FADING) * (picture @ np.array([0.299, 0.587, 0.114]))
+    height, width = original.shape[:2]
+    faded = FADING * 255 + (1 - FADING) * (original @ np.array([0.299, 0.587, 0.114]))
     ax.imshow(faded, cmap='gray', vmin=0, vmax=255, extent=(0, width, height, 0))
     rows, cols = attention_map.values.shape
-    left, top = placement.to_picture(0, 0)
-    right, bottom = placement.to_picture(cols * attention_map.cell[1], rows * attention_map.cell[0])
+    left, top = placement.to_original(0, 0)
+    right, bottom = placement.to_original(
+        cols * attention_map.cell[1], rows * attention_map.cell[0]
+    )
     name = f'{attention_map.name}: {attention_map.kind}'
     view: Tuple[float, ...] = (0, width, height, 0)
     if attention_map.groups:

@@ -340,7 +340,9 @@ def test_batch_size(data, monkeypatch):
     """Another number of images a step is a warning with the rate for it."""
     errors, warnings = examine(DET, data, monkeypatch, train_dataloader__batch_size=2)
     assert errors == [] and len(warnings) == 1
-    assert 'optim_wrapper.optimizer.lr=0.00025' in warnings[0]
+    cfg = load(DET, data)
+    rate = cfg.optim_wrapper.optimizer.lr * 2 / cfg.auto_scale_lr.base_batch_size
+    assert f'optim_wrapper.optimizer.lr={rate:.3g}' in warnings[0]
 
 
 # ------------------------------------------------------------- images and programs

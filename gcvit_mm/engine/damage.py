@@ -8,7 +8,7 @@ from .identity import belongs, line_of, read_line
 from .resuming import judge, numbered_checkpoints
 
 RECENT = 1000  # losses that are looked at
-RISEN = 4  # times the low ones of these: that is more than noise
+RISEN = 10  # times the low ones of these: that is more than noise
 
 
 def last_own(runner: Any, before: Optional[int] = None) -> str:
@@ -57,7 +57,7 @@ def start_again(runner: Any) -> str:
     if path:
         return f'go on with --resume {path}'
     used = last_own(runner)
-    return 'resume from the beginning' + (', in another --work-dir,' if used else '')
+    return 'start again from the beginning' + (', in another --work-dir' if used else '')
 
 
 # What to change in either case.

@@ -215,7 +215,7 @@ class SafeCheckpointHook(CheckpointHook):
         if name:
             raise UserError(
                 f'step {runner.iter + 1}: {name} is no longer finite and nothing was saved: '
-                f'{start_again(runner)} and {CHANGES}'
+                f'{start_again(runner)}, with {CHANGES}'
             )
         self._write(runner, save, runner, *args)
         if self._local:

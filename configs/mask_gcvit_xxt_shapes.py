@@ -1,5 +1,5 @@
-# Mask R-CNN, GC ViT-XXT, drawn shapes (tools/make_shapes.py): what `make demo` trains, in minutes
-# on two CPU cores. Half the channels of mmdet's Mask R-CNN behind the backbone are enough for that.
+# Mask R-CNN, GC ViT-XXT, drawn shapes (tools/make_shapes.py): what `make demo` trains in minutes on
+# two CPU cores. Half the channels of mmdet's Mask R-CNN behind the backbone are enough for that.
 _base_ = [
     '_base_/backbones/gcvit_xxt.py',
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
@@ -21,7 +21,9 @@ model = dict(
         mask_head=dict(in_channels=width, conv_out_channels=width, num_classes=num_classes),
     ),
     train_cfg=dict(rpn_proposal=dict(max_per_img=200), rcnn=dict(sampler=dict(num=32))),
-    test_cfg=dict(rpn=dict(max_per_img=100), rcnn=dict(max_per_img=20)),
+    test_cfg=dict(
+        rpn=dict(max_per_img=100), rcnn=dict(max_per_img=20, nms=dict(iou_threshold=0.3))
+    ),
 )
 max_iters = 240
 train_cfg = dict(max_iters=max_iters, val_interval=80)
@@ -31,4 +33,9 @@ param_scheduler = [
 ]
 optim_wrapper = dict(optimizer=dict(lr=8e-4))
 log_processor = dict(by_epoch=False)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=80), logger=dict(interval=10))
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=80),
+    logger=dict(interval=10),
+    visualization=dict(score_thr=0.5),
+)
+visualizer = dict(type='gcvit_mm.visualization.detections.ReadableVisualizer')

@@ -52,7 +52,7 @@ def test_only_losses_count():
     hook = StopOnNonFinite()
     hook.after_train_iter(runner, 0, BATCH, dict(loss=torch.tensor(2.0), acc=float('nan')))
     hook.after_train_iter(runner, 0, BATCH, None)
-    with pytest.raises(UserError, match='images: unknown; resume from the beginning'):
+    with pytest.raises(UserError, match='images: unknown; start again from the beginning'):
         hook.after_train_iter(runner, 0, None, dict(loss=float('nan')))
 
 

@@ -1,0 +1,131 @@
+"""Labels of detections: each is read, wherever the boxes are."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import InstanceData
+
+pytest.importorskip('mmdet')
+
+from hypothesis import given
+from hypothesis import strategies as st
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmengine.registry import VISUALIZERS
+
+from gcvit_mm.visualization import detections
+from gcvit_mm.visualization.detections import ReadableVisualizer, enlarged, free_place
+
+
+def overlap(a, b):
+    """Whether two rectangles (left, top, right, bottom) have an area in common."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-50, 250), st.floats(-50, 250)), min_size=1, max_size=8),
+    st.floats(1, 60),
+    st.floats(1, 20),
+)
+def test_free_places(wanted, width, height):
+    """Eight labels always find room here, inside and apart."""
+    taken = []
+    for place in wanted:
+        x, y = free_place(place, (width, height), (200, 200), taken)
+        new = (x, y, x + width, y + height)
+        assert 0 <= x <= 200 - width and 0 <= y <= 200 - height
+        assert not any(overlap(new, old) for old in taken)
+        taken.append(new)
+
+
+def test_free_place_is_the_wanted_or_the_nearest():
+    """Nothing moves without need; where there is no room, labels do lie on each other."""
+    assert free_place((10, 10), (20, 5), (100, 100), []) == (10, 10)
+    assert free_place((90, 10), (20, 5), (100, 100), []) == (80, 10)
+    assert free_place((12, 12), (20, 5), (100, 100), [(10, 10, 30, 15)]) == (12, 15)
+    assert free_place((0, 0), (20, 5), (20, 5), [(0, 0, 20, 5)]) == (0, 0)
+
+
+def sample(boxes, masks=None):
+    """Predictions, three classes in turn."""
+    found = InstanceData(
+        bboxes=torch.tensor(boxes, dtype=torch.float32),
+        labels=torch.arange(len(boxes)) % 3,
+        scores=torch.full((len(boxes),), 0.9),
+    )
+    if masks is not None:
+        found.masks = masks
+    return DetDataSample(pred_instances=found)
+
+
+def build(name, **options):
+    """The visualizer as a config names it; mmengine keeps one of each name."""
+    kind = 'gcvit_mm.visualization.detections.ReadableVisualizer'
+    drawn = VISUALIZERS.build(dict(type=kind, name=name, **options))
+    drawn.dataset_meta = dict(classes=('circle', 'square', 'triangle'), palette=[(9, 9, 9)] * 3)
+    return drawn
+
+
+def test_labels_of_boxes_at_one_place(tmp_path, monkeypatch):
+    """Five boxes on each other, at the edge of a small original; every label stands free."""
+    image = np.full((160, 170, 3), 128, np.uint8)
+    labels = []
+
+    def place(wanted, size, original, taken):
+        x, y = free_place(wanted, size, original, taken)
+        assert taken == labels
+        labels.append((x, y, x + size[0], y + size[1]))
+        return x, y
+
+    monkeypatch.setattr(detections, 'free_place', place)
+    visualizer = build('crowded')
+    assert type(visualizer) is ReadableVisualizer
+    masks = torch.zeros(5, 160, 170, dtype=torch.bool)
+    masks[:, 90:, 110:] = True
+    given_sample = sample([[110, 90, 169, 159]] * 5, masks)
+    out = tmp_path / 'drawn.png'
+    visualizer.add_datasample('one', image, given_sample, draw_gt=False, out_file=str(out))
+    assert len(labels) == 5 and visualizer.get_image().shape == (480, 510, 3)
+    assert not any(overlap(a, b) for i, a in enumerate(labels) for b in labels[:i])
+    assert all(a[0] >= 0 and a[1] >= 0 and a[2] <= 510 and a[3] <= 480 for a in labels)
+    assert out.exists()
+    # what is drawn lies where the rectangles say it does: dark boxes on grey
+    assert all(
+        (visualizer.get_image()[int(t) + 4 : int(b) - 4, int(le) + 4 : int(r) - 4] < 60).mean()
+        > 0.4
+        for le, t, r, b in labels
+    )
+    assert given_sample.pred_instances.bboxes.max() == 169  # the evaluation sees it after this
+
+    labels.clear()  # the next original is empty
+    visualizer.add_datasample('two', image, sample([[5, 5, 60, 60]]), draw_gt=False)
+    assert len(labels) == 1
+
+
+def test_large_images_keep_their_size():
+    """So do all with short_side=0."""
+    for options, size in ((dict(), 480), (dict(short_side=0), 64)):
+        visualizer = build(f'of {size}', **options)
+        image = np.zeros((size, size + 8, 3), np.uint8)
+        visualizer.add_datasample('x', image, sample([[5, 5, 60, 60]]), draw_gt=False)
+        assert visualizer.get_image().shape == image.shape
+
+
+@pytest.mark.parametrize('kind', ['tensor', 'bitmap', 'polygon'])
+def test_enlarged(kind):
+    """Boxes and masks of every kind that mmdet has, three times larger."""
+    bitmap = np.zeros((1, 10, 12), np.uint8)
+    bitmap[:, 2:6, 3:9] = 1
+    outline = np.array([3, 2, 9, 2, 9, 6, 3, 6], np.float32)
+    masks = dict(
+        tensor=torch.from_numpy(bitmap).bool(),
+        bitmap=BitmapMasks(bitmap, 10, 12),
+        polygon=PolygonMasks([[outline]], 10, 12),
+    )[kind]
+    large = enlarged(sample([[3, 2, 9, 6]], masks), 3).pred_instances
+    assert large.bboxes.tolist() == [[9, 6, 27, 18]]
+    found = large.masks if kind == 'tensor' else large.masks.to_ndarray()
+    wanted = np.zeros((1, 30, 36))
+    wanted[:, 6:18, 9:27] = 1
+    assert (np.asarray(found) == wanted).mean() > 0.97  # polygons: but for the rim
+    assert found.shape == wanted.shape

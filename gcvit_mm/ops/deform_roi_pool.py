@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .boxes import widened
-from .roi_align import check_images, prepare, to_table
+from .roi_align import check_images
+from .roi_align_table import prepare, to_table
 
 # entries (a pixel of a bin) handled at once: bounds the memory
 ENTRIES = 1 << 21

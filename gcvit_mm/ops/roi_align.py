@@ -13,42 +13,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .boxes import widened
-from .roi_align_samples import Geometry, Samples, take_pixels, take_samples
+from .roi_align_max import max_backward, pool_max
+from .roi_align_samples import Geometry, portions, take_pixels
+from .roi_align_table import prepare, renumbered, to_map, to_table, touched
 
 # entries (a pixel of a bin, 8 bytes) handled at once: bounds the memory, whatever the boxes are
 FORWARD_ENTRIES = 1 << 20
 BACKWARD_ENTRIES = 1 << 23
-# numbers of one tensor of samples of a max pooling, and of a table of samples
-SAMPLES = 1 << 22
 
 Bags = Tuple[Tensor, Tensor, Tensor]
 
 
-def portions(rois: Tensor, geometry: Geometry) -> Iterator[Tensor]:
-    """Boxes (R,) so many at once that their tables of samples stay small."""
-    longest = max(geometry.size) * 2 + 8
-    if geometry.ratio <= 0 and len(rois):
-        extent = (rois[:, 3:] - rois[:, 1:3]).max() * geometry.scale
-        longest = int(min(float(extent.nan_to_num(0)) / min(geometry.bins) + 2, longest))
-    one = max(geometry.bins) * max(longest, geometry.ratio, 1)
-    yield from torch.arange(len(rois), device=rois.device).split(max(1, SAMPLES // one))
-
-
-def bags(rois: Tensor, geometry: Geometry, limit: int) -> Iterator[Bags]:
+def bags(
+    rois: Tensor,
+    geometry: Geometry,
+    limit: int,
+    chosen: Optional[Tensor] = None,
+    images: int = 1,
+) -> Iterator[Bags]:
     """Pixels and weights of all bins; boxes without any are left out.
 
     Args:
         rois: Boxes (R, 5).
         geometry: What is asked for.
         limit: Most entries (a pixel of a bin) of one step, unless a single box has more.
+        chosen: The pixels that are rows of the table; None for all.
+        images: B.
 
     Yields:
         The boxes (n,), rows of the table (n * bins, K), weights (n * bins, K).
     """
+    number = images * geometry.size[0] * geometry.size[1]
+    place = None if chosen is None else renumbered(chosen, number)
     for portion in portions(rois, geometry):
         y, x = (take_pixels(rois[portion], geometry, axis) for axis in (0, 1))
-        images = rois[portion, 0].long()[:, None, None] * geometry.size[0]
-        rows = (y.place + images) * geometry.size[1]
+        above = rois[portion, 0].long()[:, None, None] * geometry.size[0]
+        rows = (y.place + above) * geometry.size[1]
         base = x.weight.shape[2] + 1
         key, order = (y.number * base + x.number).sort()
         kinds, counts = torch.unique_consecutive(key, return_counts=True)
@@ -57,6 +57,7 @@ def bags(rois: Tensor, geometry: Geometry, limit: int) -> Iterator[Bags]:
             entries = geometry.bins[0] * geometry.bins[1] * ky * kx
             for part in boxes.split(max(1, limit // entries)) if entries else ():
                 index = rows[part, :, None, :ky, None] + x.place[part, None, :, None, :kx]
+                index = index if place is None else place[index]
                 weight = y.weight[part, :, None, :ky, None] * x.weight[part, None, :, None, :kx]
                 shape = (-1, ky * kx)
                 yield portion[part], index.reshape(shape), weight.reshape(shape)
@@ -69,16 +70,6 @@ def check_images(rois: Tensor, images: int) -> None:
         raise ValueError(
             f'boxes are of images {int(index.min())} to {int(index.max())}, the batch has {images}'
         )
-
-
-def prepare(rois: Tensor, like: Tensor) -> Tensor:
-    """Boxes in the type that positions are computed in."""
-    return rois.detach().to(torch.float64 if like.dtype == torch.float64 else torch.float32)
-
-
-def to_table(x: Tensor) -> Tensor:
-    """A map (B, C, H, W) as a table (B * H * W, C); 16-bit types become float32."""
-    return widened(x).permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def roi_align_forward(
@@ -127,11 +118,15 @@ def roi_align_forward(
         (input.shape[2], input.shape[3]), bins, spatial_scale, sampling_ratio, aligned
     )
     check_images(rois, len(input))
-    rois, table = prepare(rois, input), to_table(input)
+    rois = prepare(rois, input)
     if pool_mode == 0:
-        pool_max(table, rois, geometry, output, argmax_y, argmax_x)
+        pool_max(to_table(input), rois, geometry, output, argmax_y, argmax_x)
         return
-    for boxes, index, weight in bags(rois, geometry, FORWARD_ENTRIES):
+    rows = touched(input, rois, geometry)
+    if rows is not None and not len(rows):
+        return
+    table = to_table(input, rows)
+    for boxes, index, weight in bags(rois, geometry, FORWARD_ENTRIES, rows, len(input)):
         pooled = F.embedding_bag(index, table, mode='sum', per_sample_weights=weight)
         pooled = pooled.view(len(boxes), -1, table.shape[1]).transpose(1, 2)
         output[boxes] = pooled.reshape(len(boxes), *output.shape[1:]).to(output.dtype)
@@ -165,7 +160,7 @@ def roi_align_backward(
         pool_mode: As there.
         aligned: As there.
     """
-    bins, (images, channels, height, width) = (aligned_height, aligned_width), grad_input.shape
+    bins, (images, _, height, width) = (aligned_height, aligned_width), grad_input.shape
     if not grad_output.numel() or not grad_input.numel():
         return
     if grad_output.is_cuda and pool_mode == 1:
@@ -184,25 +179,32 @@ def roi_align_backward(
     geometry = Geometry((height, width), bins, spatial_scale, sampling_ratio, aligned)
     rois = prepare(rois, grad_output)
     if pool_mode == 0:
-        table = max_backward(grad_output, rois, geometry, argmax_y, argmax_x, images)
-    else:
-        table = average_backward(grad_output, rois, geometry, images)
-    grad_input.copy_(table.view(images, height, width, channels).permute(0, 3, 1, 2))
+        to_map(max_backward(grad_output, rois, geometry, argmax_y, argmax_x, images), grad_input)
+        return
+    rows = touched(grad_input, rois, geometry)
+    number = images * height * width if rows is None else len(rows)
+    if not number:
+        return
+    total: Optional[Tensor] = None
+    for portion in gathered(bags(rois, geometry, BACKWARD_ENTRIES, rows, images)):
+        part = transposed(grad_output, portion, number)
+        total = part if total is None else total.add_(part)
+    if total is not None:
+        to_map(total, grad_input, rows)
 
 
-def average_backward(grad_output: Tensor, rois: Tensor, geometry: Geometry, images: int) -> Tensor:
-    """Gradient of the table (B * H * W, C): every pixel sums the bins that it is in."""
-    rows, channels = images * geometry.size[0] * geometry.size[1], grad_output.shape[1]
-    total = widened(grad_output).new_zeros(rows, channels)
+def gathered(parts: Iterator[Bags]) -> Iterator[List[Bags]]:
+    """Bags together, as many as are handled at once."""
     waiting: List[Bags] = []
     number = 0
-    for bag in bags(rois, geometry, BACKWARD_ENTRIES):
+    for bag in parts:
         if waiting and number + bag[1].numel() > BACKWARD_ENTRIES:
-            total += transposed(grad_output, waiting, rows)
+            yield waiting
             waiting, number = [], 0
         waiting.append(bag)
         number += bag[1].numel()
-    return total + transposed(grad_output, waiting, rows) if waiting else total
+    if waiting:
+        yield waiting
 
 
 def transposed(grad_output: Tensor, parts: List[Bags], rows: int) -> Tensor:
@@ -249,114 +251,3 @@ def transposed_sum(
         per_sample_weights=weight.flatten()[order],
         include_last_offset=True,
     )
-
-
-def max_portions(
-    rois: Tensor, geometry: Geometry, channels: int
-) -> Iterator[Tuple[Tensor, Samples, Samples]]:
-    """Boxes (n,) so few that their samples fit, with the samples along y and x."""
-    for portion in portions(rois, geometry):
-        y, x = (take_samples(rois[portion], geometry, axis) for axis in (0, 1))
-        one = geometry.bins[0] * geometry.bins[1] * y.low.shape[2] * x.low.shape[2] * channels
-        for part in torch.arange(len(portion), device=rois.device).split(max(1, SAMPLES // one)):
-            yield portion[part], Samples(*(t[part] for t in y)), Samples(*(t[part] for t in x))
-
-
-def corners(
-    images: Tensor, y: Samples, x: Samples, geometry: Geometry
-) -> Iterator[Tuple[Tensor, Tensor]]:
-    """Rows of the table and weights of the four pixels of samples, (n, bins, K) each.
-
-    Args:
-        images: (n, 1, 1, 1, 1).
-        y: Samples along y, broadcastable over (n, bins, bins, K, K).
-        x: Samples along x, as ``y``.
-        geometry: What is asked for.
-    """
-    height, width = geometry.size
-    for row, of_row in ((y.low, 1 - y.fraction), (y.high, y.fraction)):
-        for column, of_column in ((x.low, 1 - x.fraction), (x.high, x.fraction)):
-            yield (images * height + row) * width + column, of_row * of_column
-
-
-def over_grid(samples: Samples, axis: int) -> Samples:
-    """Samples (n, bins, K) along an axis, broadcastable over (n, bins, bins, K, K)."""
-    if axis == 0:
-        return Samples(*(t[:, :, None, :, None] for t in samples))
-    return Samples(*(t[:, None, :, None, :] for t in samples))
-
-
-def pool_max(
-    table: Tensor,
-    rois: Tensor,
-    geometry: Geometry,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-) -> None:
-    """The largest sample of each bin; those outside of the map are 0 and count."""
-    bins, channels = geometry.bins, table.shape[1]
-    for boxes, y, x in max_portions(rois, geometry, channels):
-        columns = x.low.shape[2]
-        y, x = over_grid(y, 0), over_grid(x, 1)
-        images = rois[boxes, 0].long().view(-1, 1, 1, 1, 1)
-        value = torch.stack(
-            [table[row] * w[..., None] for row, w in corners(images, y, x, geometry)]
-        ).sum(0)
-        inside = (y.inside & x.inside)[..., None]
-        value = value.masked_fill(~inside, float('-inf')).flatten(3, 4)
-        peak, place = value.max(3)
-        # samples that were left out, and those that are not inside, are zeros
-        taken = inside.flatten(3, 4).sum(3)
-        zero = (taken < (y.total * x.total).flatten(1)[:, :, None, None]) & (peak <= 0)
-        none = zero | (taken == 0)
-        peak = peak.masked_fill(none, 0)
-        place = place.masked_fill(none, -1)
-        shape = (len(boxes), channels, *bins)
-        for target, source in (
-            (output, peak),
-            (argmax_y, place.div(columns, rounding_mode='floor')),
-            (argmax_x, place.remainder(columns)),
-        ):
-            target[boxes] = source.permute(0, 3, 1, 2).reshape(shape).to(target.dtype)
-
-
-def max_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    geometry: Geometry,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    images: int,
-) -> Tensor:
-    """Gradient of the table (B * H * W, C): to the pixels of each bin's largest sample."""
-    channels = grad_output.shape[1]
-    grad = widened(grad_output)
-    total = grad.new_zeros(images * geometry.size[0] * geometry.size[1], channels)
-    channel = torch.arange(channels, device=grad.device).view(1, -1, 1, 1)
-    for boxes, y, x in max_portions(rois, geometry, channels):
-        shape = (len(boxes), channels, *geometry.bins)
-        none = argmax_y[boxes] < 0
-        row, column = (
-            Samples(*(chosen(t, argmax[boxes], axis, shape) for t in samples))
-            for axis, samples, argmax in ((0, y, argmax_y), (1, x, argmax_x))
-        )
-        images_of = rois[boxes, 0].long().view(-1, 1, 1, 1)
-        for place, weight in corners(images_of, row, column, geometry):
-            add = (grad[boxes] * weight).masked_fill(none, 0)
-            total.view(-1).index_add_(0, (place * channels + channel).flatten(), add.flatten())
-    return total
-
-
-def chosen(t: Tensor, number: Tensor, axis: int, shape: Tuple[int, ...]) -> Tensor:
-    """Of what samples (n, bins, K) have, that of one of them (n, C, bins, bins) in each bin.
-
-    Args:
-        t: (n, bins, K), or (n, 1, 1).
-        number: Which of the K; negative for none, and then the first is given.
-        axis: That of the samples (0: y, 1: x).
-        shape: (n, C, bins, bins).
-    """
-    t = t[:, None, :, None] if axis == 0 else t[:, None, None]
-    place = number.long().clamp(0, t.shape[-1] - 1)[..., None]
-    return t.expand(*shape, t.shape[-1]).gather(4, place)[..., 0]

@@ -1,9 +1,12 @@
 """Where RoIAlign samples a map, along one axis at a time."""
 
-from typing import NamedTuple, Tuple
+from typing import Iterator, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
+
+# numbers of a tensor of samples: bounds the memory
+SAMPLES = 1 << 22
 
 
 class Geometry(NamedTuple):
@@ -102,3 +105,13 @@ def take_pixels(rois: Tensor, geometry: Geometry, axis: int) -> Pixels:
     weight.scatter_add_(2, ((high - first) * inside).clamp(min=0), fraction * share)
     index = first + torch.arange(weight.shape[2], device=rois.device)
     return Pixels(index.clamp(max=geometry.size[axis] - 1), weight, number)
+
+
+def portions(rois: Tensor, geometry: Geometry) -> Iterator[Tensor]:
+    """Boxes (R,) so many at once that their tables of samples stay small."""
+    longest = max(geometry.size) * 2 + 8
+    if geometry.ratio <= 0 and len(rois):
+        extent = (rois[:, 3:] - rois[:, 1:3]).max() * geometry.scale
+        longest = int(min(float(extent.nan_to_num(0)) / min(geometry.bins) + 2, longest))
+    one = max(geometry.bins) * max(longest, geometry.ratio, 1)
+    yield from torch.arange(len(rois), device=rois.device).split(max(1, SAMPLES // one))

@@ -8,7 +8,8 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
-from .roi_align import check_images, prepare
+from .roi_align import check_images
+from .roi_align_table import prepare
 
 # numbers of one tensor of pixels: bounds the memory
 NUMBERS = 1 << 22

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcvit_mm.ops import roi_align as module
+from gcvit_mm.ops import roi_align_samples, roi_align_table
 from gcvit_mm.ops.roi_align_samples import Geometry
 from support import ops_reference as reference
 
@@ -98,8 +99,9 @@ def test_small_portions_change_nothing(ours, monkeypatch, mode):
     rois = torch.cat([torch.arange(50)[:, None] % 2, start, start + torch.rand(50, 2) * 150], 1)
     args = (rois, (3, 4), 0.1, 0, mode, True)
     whole = values_and_gradient(lambda x: ours.roi_align(x, *args), x)
-    for name in ('FORWARD_ENTRIES', 'BACKWARD_ENTRIES', 'SAMPLES'):
-        monkeypatch.setattr(module, name, 60)
+    monkeypatch.setattr(module, 'FORWARD_ENTRIES', 60)
+    monkeypatch.setattr(module, 'BACKWARD_ENTRIES', 60)
+    monkeypatch.setattr(roi_align_samples, 'SAMPLES', 60)
     parts = values_and_gradient(lambda x: ours.roi_align(x, *args), x)
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5)
 
@@ -116,6 +118,27 @@ def test_memory_is_bounded():
     # nor does the whole look at a pixel of a bin more often than once, borders aside
     pixels = ((rois[:, 3:] - rois[:, 1:3]) / 4 + 2 * 7).prod(1).sum()
     assert sum(sizes) <= pixels
+
+
+@pytest.mark.parametrize('ratio', [0, 1, 3])
+@pytest.mark.parametrize('aligned', [True, False])
+def test_few_boxes_touch_few_pixels(ours, monkeypatch, aligned, ratio):
+    """Where a table of some pixels is used, it has all that are asked for."""
+    start = torch.rand(40, 2) * 900 - 50
+    rois = torch.cat([torch.arange(40)[:, None] % 3, start, start + torch.rand(40, 2) * 20], 1)
+    rois[-1, 1:] = float('nan')
+    rois[-2, 3:] = rois[-2, 1:3] - 5
+    x = torch.randn(3, 2, 90, 80)
+    geometry = Geometry((90, 80), (2, 3), 0.1, ratio, aligned)
+    rows = roi_align_table.touched(x, rois, geometry)
+    assert 0 < len(rows) < x[:, 0].numel() / 4
+    torch.testing.assert_close(roi_align_table.to_table(x, rows), roi_align_table.to_table(x)[rows])
+    args = (rois, (2, 3), 0.1, ratio, 'avg', aligned)
+    some = values_and_gradient(lambda x: ours.roi_align(x, *args), x)
+    monkeypatch.setattr(module, 'touched', lambda *args: None)
+    whole = values_and_gradient(lambda x: ours.roi_align(x, *args), x)
+    torch.testing.assert_close(some, whole, rtol=1e-5, atol=1e-6)
+    assert whole[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize('layout', ['channels last', 'a slice', 'transposed', 'expanded'])

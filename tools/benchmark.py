@@ -11,6 +11,7 @@ Examples:
     python tools/benchmark.py "GPViT(arch='L1')" --against convnext-t --mode forward --plot a.png
     python tools/benchmark.py "GCViT(arch='tiny')" --against without-aligned-bias --mode forward
     python tools/benchmark.py --suite cpu --json cpu.json
+    python tools/benchmark.py --operators --only roi_align
     python tools/benchmark.py --growth --json growth.json --plot growth.png
 """
 

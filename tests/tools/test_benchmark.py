@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmark import ablations, contenders, suites
+from benchmark import ablations, contenders, operators, suites
 from benchmark import command as tool
 from benchmark import compare as comparing
 from benchmark import measure as benchmark
@@ -492,6 +492,23 @@ def test_later_failure_loses_no_figure(tmp_path, monkeypatch):
         run(tmp_path, '--suite', 'cpu')
     rows = json.loads((tmp_path / 'out.json').read_text())['bars']
     assert [row['value'] for row in rows] == [1.0, 2.0]
+
+
+def test_operators(tmp_path, monkeypatch, capsys):
+    """Operator, size, times and their ratio; one that nobody compiled has none."""
+    rows = [
+        operators.Row('nms', '1000 boxes', 0.001, 0.004, 'mmcv'),
+        operators.Row('carafe', '1x8x9x9', 0.002, None, 'mmcv'),
+    ]
+    monkeypatch.setattr(
+        tool, 'measure_ops', lambda repeats, only: [r for r in rows if only in r[0]]
+    )
+    found = run(tmp_path, '--operators')['operators']
+    assert [row['operator'] for row in found] == ['nms', 'carafe']
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ['nms', '1000', 'boxes', '1.0', 'ms', '4.0', 'ms', '0.25'] in lines
+    assert ['carafe', '1x8x9x9', '2.0', 'ms', '-', 'ms', '-'] in lines
+    assert len(run(tmp_path, '--operators', '--only', 'nms')['operators']) == 1
 
 
 def test_suite(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ Examples:
     python tools/benchmark.py "GPViT(arch='L1')" --against convnext-t --mode forward --plot a.png
     python tools/benchmark.py "GCViT(arch='tiny')" --against without-aligned-bias --mode forward
     python tools/benchmark.py --suite cpu --json cpu.json
+    python tools/benchmark.py --operators --only roi_align
     python tools/benchmark.py --growth --json growth.json --plot growth.png
 """
 
@@ -34,7 +35,16 @@ from . import measure as benchmark
 from .ablations import MEANS
 from .compare import compare, grow, run_suite
 from .contenders import PEERS, SAME
-from .show import draw_comparisons, draw_growth, draw_suite, print_comparison, print_growth
+from .operators import measure_ops
+from .show import (
+    draw_comparisons,
+    draw_growth,
+    draw_operators,
+    draw_suite,
+    print_comparison,
+    print_growth,
+    print_operator,
+)
 from .suites import FAMILIES, MODES, SUITES, Setting
 
 
@@ -62,6 +72,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('--against', nargs='+', default=[], metavar='PEER', help=', '.join([*SAME, *PEERS]))
     add('--suite', choices=SUITES, help='measure the bars of a suite: value, bar, pass or fail')
     add('--only', metavar='TEXT', help='bars of the suite, or families, with this in their title')
+    add('--operators', action='store_true', help='those of gcvit_mm beside those compiled by mmcv')
     add('--growth', action='store_true', help='time and memory against the number of pixels')
     add('--sides', nargs='+', type=int, default=[224, 448, 672, 896, 1120, 1344, 1600])
     add('--mode', nargs='+', choices=MODES, help='default: both; of --growth: forward')
@@ -77,8 +88,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('--plot', type=Path, metavar='FILE.png', help='draw them')
     add('--cfg-options', nargs='+', action=DictAction, help='change settings of the subject')
     args = parser.parse_args(argv)
-    if sum([args.subject is not None, args.suite is not None, args.growth]) != 1:
-        raise UserError('give one of: a subject, --suite, --growth')
+    given = [args.subject is not None, args.suite is not None, args.growth, args.operators]
+    if sum(given) != 1:
+        raise UserError('give one of: a subject, --suite, --growth, --operators')
     if min(args.rounds, args.batch, *args.size, *args.sides) < 1 or args.warmups < 0:
         raise UserError('--rounds, --batch, --size and --sides must be at least 1')
     if len({args.subject, *args.against}) <= len(args.against):
@@ -100,7 +112,12 @@ def write(args: argparse.Namespace, report: dict) -> None:
     Raises:
         UserError: If one cannot be written.
     """
-    draw = dict(bars=draw_suite, growth=draw_growth, comparisons=draw_comparisons)
+    draw = dict(
+        bars=draw_suite,
+        growth=draw_growth,
+        comparisons=draw_comparisons,
+        operators=draw_operators,
+    )
     part = next(key for key in report if key in draw)
     try:
         if args.json:
@@ -114,7 +131,7 @@ def write(args: argparse.Namespace, report: dict) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write; status 1 if a bar of a suite is missed."""
     args = parse_args(argv)
-    threads = args.threads or (2 if args.suite == 'cpu' else None)
+    threads = args.threads or (2 if args.suite == 'cpu' or args.operators else None)
     if threads:
         torch.set_num_threads(threads)
     setting = Setting(
@@ -133,7 +150,11 @@ def main(argv: list[str] | None = None) -> None:
         report.setdefault(part, []).append(found)
         write(args, report)
 
-    if args.suite:
+    if args.operators:
+        for row in measure_ops(args.rounds, args.only or ''):
+            print_operator(row)
+            keep('operators', row._asdict())
+    elif args.suite:
         for bar in run_suite(args.suite, args.only, setting):
             keep('bars', bar)
     elif args.growth:

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from .operators import Row
+
 
 def print_comparison(found: dict) -> None:
     """Print one comparison; ratios are those of the subject over each peer."""
@@ -43,6 +45,30 @@ def print_growth(rows: list[dict]) -> None:
         fits = [f'{value:.2f}' for value in row['exponents'].values()]
         table.add_row(row['family'], row['mode'], *fits, row['theory'])
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def print_operator(row: Row) -> None:
+    """Print one operator: its time, that of the compiled one, and the ratio."""
+    theirs = ratio = f'{"-":>9}'
+    if row.theirs:
+        theirs, ratio = f'{row.theirs * 1e3:9.1f}', f'{row.ours / row.theirs:9.2f}'
+    print(
+        f'{row.operator:24} {row.size:50} {row.ours * 1e3:9.1f} ms {theirs} ms {ratio}', flush=True
+    )
+
+
+def draw_operators(rows: list[dict]) -> Figure:
+    """Draw times over those of the compiled operators."""
+    compared = [row for row in rows if row['theirs']]
+    figure = Figure(figsize=(9, 0.4 * len(compared) + 1), dpi=130, layout='constrained')
+    axes = figure.subplots()
+    names = [f'{row["operator"]}\n{row["size"]}' for row in compared]
+    axes.barh(names, [row['ours'] / row['theirs'] for row in compared])
+    axes.axvline(1, color='black', lw=0.8)
+    axes.tick_params(axis='y', labelsize=5)
+    axes.invert_yaxis()
+    axes.set_xlabel("time over that of mmcv's compiled operator")
+    return figure
 
 
 def draw_comparisons(comparisons: list[dict]) -> Figure:

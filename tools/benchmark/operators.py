@@ -4,7 +4,6 @@ Runs are interleaved and the fastest of each counts, so that another program on 
 both alike. 'mmcv' is its compiled operator, or what runs in its place on a CPU where it has none.
 """
 
-import argparse
 import sys
 import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
@@ -176,23 +175,3 @@ def measure_ops(repeats: int = 5, only: str = '') -> Iterator[Row]:
         if only in operator:
             found = fastest(dict(ours=mine, theirs=theirs), repeats)
             yield Row(operator, size, found['ours'], found.get('theirs'), name)
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--only', default='', help='a part of the names of operators')
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    print(f'{"operator":24} {"size":50} {"ms":>9} {"theirs":>9} {"ratio":>6}  beside')
-    for row in measure_ops(args.repeats, args.only):
-        theirs = f'{row.theirs * 1e3:9.1f}' if row.theirs else f'{"-":>9}'
-        ratio = f'{row.ours / row.theirs:6.2f}' if row.theirs else f'{"-":>6}'
-        line = f'{row.operator:24} {row.size:50} {row.ours * 1e3:9.1f} {theirs} {ratio}'
-        print(f'{line}  {row.reference}', flush=True)
-
-
-if __name__ == '__main__':
-    main()

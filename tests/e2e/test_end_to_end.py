@@ -185,7 +185,7 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
         shapes / 'coco',
         '--resume',
         '--cfg-options',
-        *iterations(20),
+        *iterations(10),
         *SMALL_RCNN,
         'default_hooks.checkpoint.interval=2',
         'train_dataloader.batch_size=1',
@@ -201,13 +201,13 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
     assert killed >= 3  # torchrun and its two processes
     saved = Path((tmp_path / 'last_checkpoint').read_text().strip())
     step = int(saved.stem.split('_')[1])
-    assert step < 20 and not (tmp_path / 'iter_20.pth').exists()
+    assert step < 10 and not (tmp_path / 'iter_10.pth').exists()
 
     output = run(*command, env=dict(PORT=free_port()))
     assert f'resumed epoch: 0, iter: {step}' in output
-    assert min(losses(output)) == step + 1 and max(losses(output)) == 20
+    assert min(losses(output)) == step + 1 and max(losses(output)) == 10
     assert 'coco/bbox_mAP_50:' in output
-    assert (tmp_path / 'iter_20.pth').exists()
+    assert (tmp_path / 'iter_10.pth').exists()
 
 
 def test_shipped_cascade_runs(device, shapes, tmp_path):

@@ -163,6 +163,8 @@ class WindowAttention(nn.Module):
         ValueError: If ``embed_dims`` is not a multiple of ``num_heads``.
     """
 
+    offset = 0  # rows and columns by which the first windows begin before the map
+
     def __init__(
         self,
         embed_dims: int,

@@ -32,11 +32,14 @@ MODELS = {
 
 @pytest.fixture
 def group(tmp_path):
-    """A process group of one."""
+    """A process group of one, in which torch repeats what it warns of."""
+    once = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
     store = dist.FileStore(str(tmp_path / 'store'), 1)
     dist.init_process_group('gloo', store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+    torch.set_warn_always(once)
 
 
 def step(model, image):

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from test_faults import PATHS, finish, moments, write_config
 
 from gcvit_mm.processes import WorkerInit
+from support.faulty_run import TESTS, write_config
+from support.processes import finish, moments
 from support.running import ENV, ROOT, one_line_error
 
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends them')
@@ -40,7 +41,7 @@ def train(config, work_dir, launcher=False, restarts=0, options=()):
     return subprocess.Popen(
         [*words, '--cfg-options', *options],
         cwd=ROOT,
-        env=dict(ENV, PYTHONPATH=PATHS),
+        env=dict(ENV, PYTHONPATH=TESTS),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

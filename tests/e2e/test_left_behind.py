@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from gcvit_mm.processes import WorkerInit
-from support.faulty_run import TESTS, write_config
+from support.faulty_run import write_config
 from support.processes import finish, moments
-from support.running import ENV, ROOT, one_line_error
+from support.running import ENV, ROOT, TESTS, one_line_error
 
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends them')
 

@@ -64,26 +64,17 @@ def test_gradients_fit_the_buckets(name, group):
 
 
 def test_strides_are_looked_at(group):
-    """The warning is one that this would see."""
+    """The warning is one that this would see: a table of one column, gathered along its rows."""
 
-    class Turned(torch.nn.Module):
+    class Gathered(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = torch.nn.Parameter(torch.randn(2, 3, 4, 4))
+            self.table = torch.nn.Parameter(torch.randn(9, 1))
 
-        def forward(self, x):
-            return Turn.apply(self.weight)
-
-    class Turn(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, weight):
-            return (weight * 1,)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad.to(memory_format=torch.channels_last)
+        def forward(self, index):
+            return (self.table.t()[:, index],)
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        step(DistributedDataParallel(Turned()), torch.ones(1))
+        step(DistributedDataParallel(Gathered()), torch.arange(9))
     assert any('strides' in str(w.message) for w in caught)

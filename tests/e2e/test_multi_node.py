@@ -1,13 +1,12 @@
 """Two nodes, here two launchers on the loopback address: they train, and end together."""
 
-import os
 import signal
 
 import pytest
 
 from support.faulty_run import write_config
 from support.processes import attempts, finish, free_port, moments
-from support.running import ROOT, TESTS, iterations, losses, start
+from support.running import ENV, ROOT, TESTS, iterations, losses, start
 
 QUICK = [
     *iterations(3),
@@ -129,7 +128,7 @@ def test_slurm(tmp_path):
         (tmp_path / name).chmod(0o755)
     command = [write_config(tmp_path), '--work-dir', tmp_path / 'work']
     env = dict(GPUS='2', GPUS_PER_NODE='1', PORT=free_port(), PYTHONPATH=TESTS)
-    env['PATH'] = f'{tmp_path}:{os.environ["PATH"]}'
+    env['PATH'] = f'{tmp_path}:{ENV["PATH"]}'
     process = start('slurm_train.sh', 'part', 'job', *command, env=env, start_new_session=True)
     output = finish(process, 300)
     assert process.returncode == 0, output[-4000:]

@@ -8,8 +8,9 @@ from typing import Dict, List, Optional
 
 from support.in_process import ROOT, run_inside
 
-# One thread a process: several of them share few cores.
+# One thread a process: several of them share few cores. Shell scripts find this Python.
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='')
+ENV['PATH'] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get('PATH', '')])
 # Whether the tools may see a GPU; conftest.py sets it for tests that are marked so.
 SEES_GPU = False
 # Where the code and the modules of support/ are found.

@@ -180,7 +180,7 @@ def reason(error: BaseException) -> Tuple[str, str]:
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
-    text = ' '.join(str(error).split())
+    text = re.sub(r'(?<=["\' ])/\S*/', '', ' '.join(str(error).split()))  # no folders of a machine
     every = ' '.join(f'{type(e).__name__} {e}' for e in chain)
     missing = NOT_OFFERED.search(every)
     if missing:

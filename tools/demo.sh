@@ -3,7 +3,7 @@
 # Everything it leaves is in work_dirs/demo. `make demo` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=.venv/bin/python
+python=${DEMO_PYTHON:-.venv/bin/python}
 config=configs/mask_gcvit_xxt_shapes.py
 out=work_dirs/demo
 # Threads that wait do not spin: data loader and model share the cores.

@@ -55,7 +55,7 @@ def run(command: list, folder: Path, name: str) -> tuple[int, str, float]:
         process = subprocess.Popen(
             list(map(str, command)),
             cwd=ROOT,
-            env=dict(os.environ, PYTHON=sys.executable),
+            env=dict(os.environ, DEMO_PYTHON=sys.executable),
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -1,6 +1,6 @@
 """Every shim for a release of torch or mmengine; the releases stand beside each.
 
-Tried: torch 2.1 and 2.11, mmengine 0.10.7 and 0.10.12.
+Tried: torch 2.1, 2.11 and 2.14, mmengine 0.10.7 and 0.10.12.
 """
 
 import pickle

@@ -14,7 +14,7 @@
 # In the environment, setup.log holds what pip said, and setup.stamp what it was made from.
 set -euo pipefail
 
-root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
 kind=${1:-}
 venv=$root/.venv${kind:+-$kind}

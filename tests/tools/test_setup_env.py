@@ -213,6 +213,14 @@ def test_moved_checkout_makes_venv_anew(checkout):
     assert checkout.done() == ([], '')
 
 
+def test_checkout_behind_a_link_is_the_same(checkout):
+    checkout.done()
+    link = checkout.root.parent / 'link'
+    link.symlink_to(checkout.root)
+    checkout.root = link
+    assert checkout.done() == ([], '')
+
+
 # ---------------------------------------------------------------- packages
 def test_installs_once(checkout):
     """Without a compiler. Everything is pinned; mmcv is built without seeing torch or a cache."""

@@ -10,6 +10,7 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -144,7 +145,7 @@ def test_segmentor_tested_from_file(segmentor, shapes, tmp_path):
 
 @pytest.mark.parametrize('kind', ['detector', 'segmentor'])
 def test_predict_draws(kind, device, request, shapes, tmp_path):
-    """tools/predict.py draws every image it is given, in its own size."""
+    """tools/predict.py draws every image it is given, small ones of detectors larger."""
     import cv2
 
     work_dir, _ = request.getfixturevalue(kind)
@@ -155,8 +156,10 @@ def test_predict_draws(kind, device, request, shapes, tmp_path):
     assert 'drew 2 images' in output
     for image in images:
         source, drawn = cv2.imread(str(image)), cv2.imread(str(tmp_path / image.name))
-        assert drawn.shape[:2] == source.shape[:2]
-        assert (drawn != source).any()
+        factor = drawn.shape[0] // source.shape[0]
+        assert drawn.shape[:2] == tuple(factor * side for side in source.shape[:2])
+        assert (factor > 1) == (kind == 'detector')
+        assert (drawn != np.kron(source, np.ones((factor, factor, 1)))).any()
 
 
 def kill_all_of(work_dir: Path) -> int:

@@ -327,7 +327,8 @@ def attention_maps(
             maps.append(AttentionMap(name, kind_of(layer), labels, seen, cell, groups=groups))
             continue
         token = int(y // cell[0]) * size[1] + int(x // cell[1])
-        places = PLACES[type(layer)](layer, size)
+        find = next(find for kind, find in PLACES.items() if isinstance(layer, kind))
+        places = find(layer, size)
         parts = [token_map(call, place, size, token) for call, place in zip(calls, places)]
         merged = places[0].merged
         maps.append(

@@ -1,4 +1,4 @@
-"""Compare backbones, operators and whole steps side by side; the folder beside this file does it."""
+"""Compare backbones, operators and training steps; the folder beside this file does it."""
 
 from benchmark.command import main
 

@@ -93,3 +93,13 @@ def test_tests_stay_outside():
             elif isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
             assert not any(m.split('.')[0] in ('tests', 'support') for m in modules), path
+
+
+def test_tests_share_through_support():
+    """No test file imports from another one."""
+    for path in (ROOT / 'tests').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, 'names', [])]
+            names += [getattr(node, 'module', None) or '']
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert not any(name.startswith('test_') for name in names), path

@@ -7,9 +7,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from test_resume import Net, Noise, load
 
 from gcvit_mm import CheckpointError, UserError
+from support.small_run import Net, Noise, load
 
 WARM = dict(type='LinearLR', start_factor=0.1, end=4, by_epoch=False)
 COSINE = dict(type='CosineAnnealingLR', begin=4, end=12, eta_min=0.001, by_epoch=False)

@@ -13,12 +13,12 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_local
-from test_resume import Net, Noise, choose, load, train
 
 from gcvit_mm import CheckpointError, cli
 from gcvit_mm.checkpoints import load_model, read_checkpoint
 from gcvit_mm.engine.resuming import checkpoint_flaw
 from gcvit_mm.messages import explain
+from support.small_run import Net, Noise, change, choose, train
 
 MODELS.register_module('SmallNet', module=Net, force=True)
 DATASETS.register_module('Noise', module=Noise, force=True)
@@ -72,13 +72,6 @@ def run(work_dir, **changes):
     runner = cli.build_runner(cfg)
     runner.train()
     return runner
-
-
-def change(path, edit):
-    """Change the content of a checkpoint."""
-    content = load(path)
-    edit(content)
-    torch.save(content, path)
 
 
 # ------------------------------------------------------------- nothing runs

@@ -15,9 +15,9 @@ from mmengine.runner import Runner
 
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.engine import SafeCheckpointHook
-from gcvit_mm.engine.resuming import checkpoint_flaw, last_whole_checkpoint
+from gcvit_mm.engine.resuming import checkpoint_flaw
 from gcvit_mm.engine.saving import write_whole
-from support.small_run import Net, Noise, load, train
+from support.small_run import Net, Noise, choose, load, train
 
 
 # ------------------------------------------------------------- the same run again
@@ -83,13 +83,6 @@ def trained(tmp_path):
     """A work dir with the checkpoints of steps 3, 6, 9 and 12."""
     train(tmp_path, seed=1)
     return tmp_path
-
-
-def choose(work_dir):
-    """The checkpoint that a run would resume from, and what it says about others."""
-    said = []
-    path = last_whole_checkpoint(str(work_dir), Net(), said.append)
-    return path and Path(path).name, ' '.join(said)
 
 
 def test_last_is_taken(trained):

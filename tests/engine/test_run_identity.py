@@ -10,13 +10,12 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
-from test_hostile_checkpoints import change
-from test_resume import Net, Noise, load, train
 
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.engine.identity import belongs, lock_folder, new_start, read_line
 from gcvit_mm.engine.saving import RemoveLater
 from support.running import ENV, ROOT
+from support.small_run import LOOPS, Net, Noise, change, load, train
 
 
 class Judged(Net):
@@ -61,8 +60,6 @@ def judged(work_dir, stop=(), loop='iterations', **changes):
     )  # fmt: skip
     interval = dict(val_interval=1 if by_epoch else 3)
     with pytest.MonkeyPatch.context() as patch:
-        from test_resume import LOOPS
-
         patch.setitem(LOOPS, loop, {**LOOPS[loop], **interval})
         train(
             work_dir,

@@ -2,6 +2,7 @@
 
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
+
+from gcvit_mm.engine.resuming import last_whole_checkpoint
 
 
 class Noise(BaseDataset):
@@ -105,3 +108,17 @@ def train(work_dir, loop='iterations', workers=0, stop=None, resume=False, seed=
     except KeyboardInterrupt:
         assert stop is not None
     return record.losses
+
+
+def choose(work_dir):
+    """The checkpoint that a run would resume from, and what it says about others."""
+    said = []
+    path = last_whole_checkpoint(str(work_dir), Net(), said.append)
+    return path and Path(path).name, ' '.join(said)
+
+
+def change(path, edit):
+    """Change the content of a checkpoint."""
+    content = load(path)
+    edit(content)
+    torch.save(content, path)

@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 "$python" tools/make_shapes.py data/shapes
 echo "training (about 4 minutes on two CPU cores); log: $out"
-"$python" tools/train.py "$config" --work-dir "$out" "$@"
+"$python" tools/train.py "$config" --work-dir "$out" --resume "$@"
 rm -rf "$out/predictions"
 "$python" tools/test.py "$config" "$(<"$out/last_checkpoint")" --work-dir "$out/test" \
   --show-dir "$out/predictions" --cfg-options test_evaluator.outfile_prefix="$out/test/found"

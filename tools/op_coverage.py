@@ -18,9 +18,6 @@ import warnings
 from collections import defaultdict
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')
-os.environ.update(GCVIT_MM_OPS='torch', HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
-
 ZOOS = ('mmdet', 'mmseg', 'mmpretrain')
 NOT_OFFERED = re.compile(r"does not offer mmcv's operator '(\w+)'")
 ATTEMPTS = 3  # configs of a family, until one runs or lacks an operator
@@ -297,6 +294,8 @@ def main() -> int:
     parser.add_argument('--timeout', type=float, default=300, help='seconds a config')
     parser.add_argument('--write', metavar='PAGE', help='a page to put the table in')
     args = parser.parse_args()
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    os.environ.update(GCVIT_MM_OPS='torch', HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
 
     import gcvit_mm  # noqa: F401
 

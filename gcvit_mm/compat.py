@@ -11,19 +11,9 @@ import torch
 from mmengine.utils import digit_version
 
 try:
-    from torch.compiler import is_compiling
+    from torch.compiler import is_compiling as is_compiling
 except ImportError:  # torch < 2.3
-    from torch._utils import is_compiling
-
-__all__ = [
-    'begin_anew',
-    'is_compiling',
-    'keep_cudnn_attention_out',
-    'load_weights_only',
-    'older_exporter',
-    'provably_equal',
-    'torch_before',
-]
+    from torch._utils import is_compiling as is_compiling
 
 
 def torch_before(version: str) -> bool:

@@ -1,5 +1,6 @@
 """Shared by all tests: where the code is, how many threads it uses, and the seed."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(items) -> None:
         folder = item.path.relative_to(ROOT / 'tests').parts[0]
         if folder in ('e2e', 'gpu'):
             item.add_marker(folder)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported to itself: every data set of mmengine's collects garbage."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,17 +4,3 @@ from ..errors import CheckpointError
 from .convert import convert_state_dict, detect_layout, split_state_dict
 from .loading import check_whole_model, load_model, load_pretrained, plain_weights
 from .reading import local_path, read_checkpoint, unwrap
-
-__all__ = [
-    'CheckpointError',
-    'check_whole_model',
-    'convert_state_dict',
-    'detect_layout',
-    'load_model',
-    'load_pretrained',
-    'local_path',
-    'plain_weights',
-    'read_checkpoint',
-    'split_state_dict',
-    'unwrap',
-]

@@ -14,25 +14,3 @@ from .preflight import (
 )
 from .runner import build_model, build_runner
 from .running import run_tool
-
-__all__ = [
-    'LAUNCHERS',
-    'KeyValue',
-    'add_config_arguments',
-    'add_run_arguments',
-    'build_model',
-    'build_runner',
-    'check_devices',
-    'check_file',
-    'check_output',
-    'check_restarts',
-    'check_strategy',
-    'fetch_pretrained',
-    'load_config',
-    'preflight',
-    'prepare',
-    'replace_data_root',
-    'run_tool',
-    'use_cpu',
-    'whole_output',
-]

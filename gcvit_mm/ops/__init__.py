@@ -6,5 +6,3 @@ used: ``auto`` (default), ``compiled`` or ``torch``; see ``docs/operators.md``.
 """
 
 from .standin import MODES, OPERATORS, Extension, mode, stand_in
-
-__all__ = ['MODES', 'OPERATORS', 'Extension', 'mode', 'stand_in']

@@ -16,16 +16,25 @@ from types import ModuleType
 from typing import Callable, Dict, Iterator, List, Tuple
 
 import cv2
+import mmengine.config.utils
 import mmengine.device.utils as devices
 import numpy as np
 import torch
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
+from yapf.yapflib import yapf_api
 
 from gcvit_mm.cli import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+# mmengine reads all metafiles of a zoo for each base from it, and yapf takes half a second to lay
+# out a config, for every checkpoint.
+metainfo = mmengine.config.utils._get_cfg_metainfo
+mmengine.config.utils._get_cfg_metainfo = functools.lru_cache(maxsize=None)(metainfo)
+yapf_api.FormatCode = lambda code, **options: (code, True)
 
 
 @functools.lru_cache(maxsize=None)

@@ -33,6 +33,7 @@ SMALL_RCNN = [
     'test_dataloader.persistent_workers=False',
     'model.train_cfg.rpn_proposal.max_per_img=50',
     'model.test_cfg.rpn.max_per_img=20',
+    'model.test_cfg.rcnn.max_per_img=20',
     'default_hooks.logger.interval=1',
 ]
 

@@ -11,6 +11,7 @@ from typing import Any, Tuple
 from mmengine.logging import MMLogger
 
 from .errors import UserError
+from .processes import noted_files
 
 # Set it to 1 to see where an error comes from.
 TRACEBACK = 'GCVIT_MM_TRACEBACK'
@@ -18,6 +19,7 @@ TRACEBACK = 'GCVIT_MM_TRACEBACK'
 BUILDING = re.compile(r'^class `\w+` in [\w./\\-]+: ')
 # Advice of mmengine that takes more room than what it is about.
 UNREGISTERED = re.compile(r'( is not in the \S+ registry)\. Please check .*')
+TIMED_OUT = re.compile('DataLoader timed out after')
 MOST = 300
 # What the operating system says of disks that are full, and of folders that are not ours.
 UNWRITABLE = (
@@ -42,6 +44,12 @@ def explain(error: Exception) -> Tuple[str, int]:
     path = log_traceback(error)
     if isinstance(error, UserError):
         return one_line(error), 2
+    if TIMED_OUT.match(str(error)):
+        files = ', '.join(noted_files()) or 'unknown'
+        return printable(
+            f'{error}; files being read: {files}: look at them and their disk, or set '
+            'train_dataloader.timeout higher'
+        ), 2
     built = what_was_built(error)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         named = ': '.join(str(part) for part in (error.filename, error.strerror) if part)

@@ -1,12 +1,16 @@
 """Processes that end with the one that started them."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+GRACE = 30
+LONGEST = 1024  # bytes of a path that are kept
+OPEN_FILES: List[Any] = []  # of a worker its own, of a training those of all its workers
 
 
 def end_with_parent(parent: int) -> None:
@@ -31,21 +35,55 @@ def end_with_launcher() -> None:
 
 
 class WorkerInit:
-    """First thing that a worker of a data loader does: it will not outlive the training.
+    """First thing that a worker of a data loader does: it lives as long as the training does.
+
+    It ends with that, and not before: a terminal and Slurm send their signals to workers as well,
+    for which the step at hand still waits. SIGTERM ends it after :data:`GRACE` seconds.
 
     Args:
         init: What it does after that.
+        workers: How many there are.
     """
 
-    def __init__(self, init: Optional[Callable[[int], Any]]) -> None:
+    def __init__(self, init: Optional[Callable[[int], Any]], workers: int = 1) -> None:
         self.init = init
         self.parent = os.getpid()
+        self.files = [multiprocessing.Array('c', LONGEST) for _ in range(workers)]
+        OPEN_FILES.extend(self.files)
 
     def __call__(self, worker: int) -> None:
+        OPEN_FILES[:] = self.files[worker : worker + 1]
         forked = os.getppid() == self.parent  # others are started by a server of their own
         end_with_parent(self.parent if forked else os.getppid())
+        if hasattr(signal, 'alarm'):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
         if self.init is not None:
             self.init(worker)
+
+
+def note_file(path: str) -> None:
+    """Let the training know which file a worker reads."""
+    if multiprocessing.parent_process() is not None and OPEN_FILES:
+        OPEN_FILES[0].value = os.fsencode(path)[: LONGEST - 1]
+
+
+def noted_files() -> List[str]:
+    """The files that the workers of this process have read last."""
+    return sorted({os.fsdecode(file.value) for file in OPEN_FILES} - {''})
+
+
+def end_workers() -> None:
+    """End the processes that this one has started and that would end no other way."""
+    children = multiprocessing.active_children()
+    # torch would report that they have ended
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if children else None
+    for child in children:
+        child.kill()
+        child.join()
+    if children:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def stop_restarts() -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import Callable
 
 from ..messages import explain
-from ..processes import end_with_launcher, stop_restarts
+from ..processes import end_with_launcher, end_workers, stop_restarts
 
 
 def run_tool(main: Callable[[], None]) -> None:
@@ -31,3 +31,5 @@ def run_tool(main: Callable[[], None]) -> None:
         if status == 2:
             stop_restarts()
         sys.exit(status)
+    finally:
+        end_workers()

@@ -12,6 +12,8 @@ from .report import Report, report_missing, some
 
 # Said of objects that mmdet passes over.
 LEFT_OUT = '(left out)'
+NO_MASK = 'whose segmentation is no list of polygons and no mask'
+FAR = 100_000  # pixels; pycocotools counts every pixel of a border, in 32 bits
 
 
 def read_coco(path: str, report: Report) -> dict:
@@ -101,8 +103,9 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
         else:
             used[row['image_id']].append(bool(row.get('iscrowd')))
             kind = box_flaw(row['bbox'], row['area'], *sizes[row['image_id']])
-            if not kind and masks and not row.get('iscrowd') and not is_mask(row['segmentation']):
-                kind = 'annotations whose segmentation is no list of polygons and no mask'
+            if not kind and masks:
+                kind = mask_flaw(row['segmentation'], *sizes[row['image_id']])
+                kind = '' if NO_MASK in kind and row.get('iscrowd') else kind
             if kind:
                 found[kind].append(key)
     for kind, keys in found.items():
@@ -163,18 +166,51 @@ def is_image(row: dict) -> bool:
     return numbers and isinstance(row.get('file_name'), str)
 
 
-def is_mask(segmentation: Any) -> bool:
-    """Whether a segmentation is a list of polygons or a run-length encoding."""
+def mask_flaw(segmentation: Any, width: int, height: int) -> str:
+    """What is wrong with a segmentation, if anything. pycocotools asks for none of it, and crashes.
+
+    Args:
+        segmentation: Polygons, or a run-length encoding.
+        width: Of the image.
+        height: Of the image.
+    """
     if isinstance(segmentation, dict):
-        return isinstance(segmentation.get('counts'), (str, list)) and 'size' in segmentation
-    return (
-        isinstance(segmentation, list)
-        and bool(segmentation)
-        and all(
-            isinstance(ring, list)
-            and len(ring) >= 6
-            and len(ring) % 2 == 0
-            and all(is_number(value) for value in ring)
-            for ring in segmentation
-        )
-    )
+        if segmentation.get('size') not in ([height, width], (height, width)):
+            return 'annotations whose run-length mask is not of the size of its image'
+        counts = segmentation.get('counts')
+        runs: Any = read_runs(counts) if isinstance(counts, (str, bytes)) else counts
+        whole = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
+        if not whole or sum(runs) != width * height:
+            return 'annotations whose run-length mask is damaged: its runs do not fill the image'
+        return ''
+    rings = segmentation if isinstance(segmentation, list) else []
+    if not rings or not all(isinstance(ring, list) for ring in rings):
+        return f'annotations {NO_MASK}'
+    if not all(len(ring) >= 6 and len(ring) % 2 == 0 for ring in rings):
+        return f'annotations {NO_MASK}'
+    if not all(is_number(value) for ring in rings for value in ring):
+        return f'annotations {NO_MASK}'
+    if any(max(map(abs, ring)) > FAR for ring in rings):
+        return f'annotations with corners of polygons more than {FAR} pixels away'
+    return ''
+
+
+def read_runs(text: Any) -> List[int]:
+    """Lengths of the runs of a compressed mask, as COCO writes them.
+
+    A number has five bits a character, the least first, and a sign; from the third on it is the
+    difference from the number two before.
+    """
+    runs: List[int] = []
+    value = shift = 0
+    for code in text.encode('latin-1', 'replace') if isinstance(text, str) else text:
+        code -= 48
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32 and shift < 40:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs

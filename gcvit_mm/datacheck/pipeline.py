@@ -1,5 +1,6 @@
 """Images and labels that turn out bad while they are read: the run ends naming the file."""
 
+import os.path as osp
 from typing import Any, Callable, Iterator, Optional
 
 import numpy as np
@@ -7,8 +8,12 @@ from mmengine.dataset import Compose
 
 from ..errors import UserError
 from ..messages import described, what_was_built
-from ..processes import WorkerInit
+from ..processes import WorkerInit, note_file
+from .coco import NO_MASK, mask_flaw
 from .report import some
+
+# Seconds that a step waits for its batch, unless the config says.
+PATIENCE = 900
 
 
 class CheckedPipeline(Compose):
@@ -41,6 +46,15 @@ class CheckedPipeline(Compose):
                     f'{image}: its label is {label}, but there are {self.classes} classes: '
                     'correct the list of images, or name all classes'
                 )
+        note_file(image)
+        if osp.exists(image) and not osp.isfile(image):  # reading a pipe would never end
+            raise UserError(f'{image} is no file: replace it, or take it out of the data')
+        for instance in data.get('instances') or ():
+            flaw = instance.get('mask') and mask_flaw(
+                instance['mask'], data.get('width', 0), data.get('height', 0)
+            )
+            if flaw and NO_MASK not in flaw:  # mmdet passes over those
+                raise UserError(f'{image}: {flaw}: correct its annotation, or take it out')
         seen: set = set()
         result: Optional[dict] = data
         for step in self.transforms:
@@ -198,5 +212,7 @@ def build_dataloader(build: Callable[..., Any], training: Any, cfg: Any, **optio
             '(python -m gcvit_mm check-data says more), or the config'
         ) from error
     check_dataset(loader.dataset, cfg is training or cfg == training)
-    loader.worker_init_fn = WorkerInit(loader.worker_init_fn)
+    loader.worker_init_fn = WorkerInit(loader.worker_init_fn, loader.num_workers)
+    if loader.num_workers and not loader.timeout:
+        loader.timeout = PATIENCE
     return loader

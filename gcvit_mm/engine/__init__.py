@@ -6,13 +6,4 @@ from .optim import CheckedOptimWrapperConstructor
 from .saving import SafeCheckpointHook
 from .seeding import SeedEveryStep
 from .sharding import wrap_blocks
-
-__all__ = [
-    'CheckBatchSize',
-    'CheckedOptimWrapperConstructor',
-    'LayerDecayOptimWrapperConstructor',
-    'SafeCheckpointHook',
-    'SeedEveryStep',
-    'StopOnNonFinite',
-    'wrap_blocks',
-]
+from .stopping import StopOnSignal

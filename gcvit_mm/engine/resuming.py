@@ -24,8 +24,9 @@ MOST_STEPS = 2**40
 
 
 def restarts() -> int:
-    """How often torchrun has restarted this process."""
-    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+    """How often torchrun has restarted this process, or Slurm the job."""
+    names = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
+    return sum(int(os.environ.get(name) or 0) for name in names)
 
 
 def restart_store() -> dict:

@@ -3,7 +3,7 @@
 import math
 import os.path as osp
 import re
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -11,9 +11,11 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import nn
 
 from ..checkpoints.bounds import arrays
 from ..errors import CheckpointError, UserError
+from .accumulation import put_back, waiting_gradients
 from .changes import images, take_changes
 from .damage import CHANGES, last_name, start_again
 from .identity import (
@@ -26,6 +28,7 @@ from .identity import (
     write_line,
 )
 from .resuming import checkpoint_flaw, last_whole_checkpoint, restarts, state_flaw
+from .seeding import PASSED
 from .whole_files import UNFINISHED, RemoveLater, WholeFileBackend, write_whole
 
 __all__ = ['UNFINISHED', 'SafeCheckpointHook', 'WholeFileBackend', 'write_whole']
@@ -60,6 +63,8 @@ class SafeCheckpointHook(CheckpointHook):
         self._line: Line = []
         self._evaluated = True  # the step at hand, or evaluating is not due
         self._saved: Tuple[int, bool] = (-1, True)  # the last one saved, and what it says of that
+        self._gradients: dict = {}  # that wait for an optimizer step
+        self._between = ''  # a checkpoint inside an epoch, until the next one
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from, the same one in every process.
@@ -92,7 +97,7 @@ class SafeCheckpointHook(CheckpointHook):
             runner._resume = False
 
     def _choose(self, runner: Runner, again: bool, line: Line) -> Optional[str]:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare(runner.model)
         named, trust = runner._load_from, bool(runner.cfg.get('trust_checkpoint'))
         if again or named is None:
             found = last_whole_checkpoint(
@@ -147,8 +152,11 @@ class SafeCheckpointHook(CheckpointHook):
             runner.logger.warning('--resume: the best checkpoint is counted anew from here')
         self._line = new_start(line if same else [], meta['iter'])
         step = meta['epoch' if self.by_epoch else 'iter']
+        self._gradients = checkpoint.get('gradients', {})
         if same and inside and osp.basename(path) == self.filename_tmpl.format(step):
             self._saved = (step, self._evaluated)
+        elif same and inside and self.by_epoch and osp.basename(path).startswith('iter_'):
+            self._between = path
 
     def before_train(self, runner: Runner) -> None:
         """Let old checkpoints be removed after the new one is saved; evaluate what was not."""
@@ -159,6 +167,8 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend = RemoveLater(self.out_dir, self.filename_tmpl)
             if is_main_process():
                 self._write(runner, write_line, runner.work_dir, self._line)
+        put_back(bare(runner.model), self._gradients)
+        self._gradients = {}
         due = [not self._evaluated and evaluation_is_due(runner.train_loop, self.by_epoch)]
         broadcast_object_list(due)
         if due[0] and runner.val_loop is not None:
@@ -168,6 +178,8 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Let a checkpoint name its run, and whether its step was evaluated."""
         meta = checkpoint.get('meta')
+        if self._gradients:
+            checkpoint['gradients'] = self._gradients
         if isinstance(meta, dict):
             line = self._line
             if len(line) > 1 and meta.get('iter') == line[-1][1]:
@@ -192,6 +204,40 @@ class SafeCheckpointHook(CheckpointHook):
                 runner, step, dict(epoch=runner.epoch, iter=runner.iter)
             )
 
+    def save_now(self, runner: Runner, meta: Dict[str, int]) -> str:
+        """Save where a run ends before its time; inside an epoch too, where mmengine does not.
+
+        Args:
+            runner: The runner.
+            meta: Epochs and steps that are done.
+
+        Returns:
+            The file.
+        """
+        loop = runner.train_loop
+        passed = 0
+        if isinstance(loop, EpochBasedTrainLoop):
+            passed = meta['iter'] - loop.epoch * len(loop.dataloader)
+            passed = passed if loop.epoch == meta['epoch'] else 0
+        step = meta['epoch' if self.by_epoch else 'iter']
+        if passed:
+            runner.message_hub.update_info(PASSED, passed)
+        if passed and self.by_epoch:
+            self._evaluated = True  # nothing is due here
+            self._guard(runner, self._save_inside_epoch, meta)
+        elif self._saved[0] != step:
+            self._evaluated = False
+            self._save_checkpoint_with_step(runner, step, meta)
+        return str(self.last_ckpt)
+
+    def _save_inside_epoch(self, runner: Runner, meta: Dict[str, int]) -> None:
+        name = f'iter_{meta["iter"]}.pth'
+        self.last_ckpt = osp.join(self.out_dir, name)
+        options = dict(backend_args=self.backend_args, by_epoch=self.by_epoch, **self.args)
+        runner.save_checkpoint(self.out_dir, name, meta=meta, **options)
+        if is_main_process():
+            write_whole(self.last_ckpt.encode(), osp.join(runner.work_dir, 'last_checkpoint'))
+
     def after_run(self, runner: Runner) -> None:
         """Let other runs into the folder."""
         unlock_folder(runner.work_dir)
@@ -199,6 +245,10 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         self._guard(runner, super()._save_checkpoint_with_step, step, meta)
         self._saved = (step, self._evaluated)
+        if self._between and self._local and is_main_process():
+            self.file_backend.remove(self._between)
+            self.file_backend.remove_now()
+            self._between = ''
         if self._local:
             self.file_backend.saved.add(osp.basename(str(self.last_ckpt)))
 
@@ -217,7 +267,9 @@ class SafeCheckpointHook(CheckpointHook):
                 f'step {runner.iter + 1}: {name} is no longer finite and nothing was saved: '
                 f'{start_again(runner)}, with {CHANGES}'
             )
+        self._gradients = waiting_gradients(bare(runner.model), runner.optim_wrapper)
         self._write(runner, save, runner, *args)
+        self._gradients = {}
         if self._local:
             self.file_backend.remove_now()
 
@@ -229,6 +281,11 @@ class SafeCheckpointHook(CheckpointHook):
                 f'no checkpoint saved in {self.out_dir}: {error.strerror or error}: make space or '
                 f'name another --work-dir, then --resume; {last_name(runner)} is untouched'
             ) from error
+
+
+def bare(model: Any) -> nn.Module:
+    """A model without what wraps it for several processes."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def saved_numbers(runner: Runner) -> Iterator[Tuple[str, torch.Tensor]]:

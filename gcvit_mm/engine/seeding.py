@@ -12,6 +12,9 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..compat import begin_anew
 
+# Entry of a checkpoint's message hub: batches of its epoch that are done.
+PASSED = 'batches_passed'
+
 
 @HOOKS.register_module()
 class SeedEveryStep(Hook):
@@ -39,7 +42,8 @@ class SeedEveryStep(Hook):
         own = given.get('seed') is not None or runner._randomness_cfg.get('diff_rank_seed')
         if hasattr(sampler, 'seed') and not own:
             sampler.seed = runner.seed
-        batches = NumberedBatches(loader.batch_sampler, loop)
+        passed = runner.message_hub.runtime_info.pop(PASSED, 0)
+        batches = NumberedBatches(loader.batch_sampler, loop, passed)
         object.__setattr__(loader, 'batch_sampler', batches)  # a loader refuses new ones
         loader.dataset.__getitems__ = SeededItems(loader.dataset, runner.seed, get_rank())
         # Endless samplers can be advanced without loading, whatever makes batches of them.
@@ -66,13 +70,16 @@ class NumberedBatches:
     Args:
         batch_sampler: The other one; everything else is asked of it.
         loop: The training loop.
+        passed: Batches of the first epoch that an earlier run has trained with.
     """
 
-    def __init__(self, batch_sampler: Any, loop: Any) -> None:
+    def __init__(self, batch_sampler: Any, loop: Any, passed: Any = 0) -> None:
         self.batch_sampler = batch_sampler
         self.loop = loop
         self.number = 0
         self.first = 0
+        fine = isinstance(passed, int) and 0 < passed < len(batch_sampler)
+        self.passed = passed if fine and isinstance(loop, EpochBasedTrainLoop) else 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.batch_sampler, name)
@@ -82,7 +89,9 @@ class NumberedBatches:
 
     def __iter__(self) -> Iterator[NumberedBatch]:
         if isinstance(self.loop, EpochBasedTrainLoop):
-            self.number = self.loop.iter
+            self.first = self.loop.iter
+            self.number = self.loop.iter - self.passed
+            self.passed = 0
         for indices in self.batch_sampler:
             batch = NumberedBatch(indices)
             batch.number = self.number

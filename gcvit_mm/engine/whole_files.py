@@ -66,7 +66,7 @@ class RemoveLater(LocalBackend):
     def __init__(self, folder: str, numbered: str) -> None:
         self.folder = osp.realpath(folder)
         pattern = r'\d+'.join(re.escape(part) for part in numbered.split('{}'))
-        self.names = re.compile(rf'best_.+|{pattern}')
+        self.names = re.compile(rf'best_.+|iter_\d+\.pth|{pattern}')
         self.waiting: List[Tuple[str, int]] = []
         self.saved: set = set()
 

@@ -93,7 +93,8 @@ def train(work_dir, loop='iterations', workers=0, stop=None, resume=False, seed=
         work_dir=str(work_dir),
         train_dataloader=loader,
         train_cfg=LOOPS[loop],
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.05)),
+        optim_wrapper=changes.pop('optim_wrapper', None)
+        or dict(optimizer=dict(type='AdamW', lr=0.05)),
         param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=9, by_epoch=False)],
         default_hooks=hooks,
         custom_hooks=[record],

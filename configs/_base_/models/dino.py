@@ -13,4 +13,5 @@ default_hooks = dict(
     non_finite=dict(type='StopOnNonFinite'),
     batch_size=dict(type='CheckBatchSize'),
     seeds=dict(type='SeedEveryStep'),
+    stop=dict(type='StopOnSignal'),
 )

@@ -10,6 +10,7 @@ default_hooks = dict(
     non_finite=dict(type='StopOnNonFinite'),
     batch_size=dict(type='CheckBatchSize'),
     seeds=dict(type='SeedEveryStep'),
+    stop=dict(type='StopOnSignal'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
 log_level = 'INFO'

@@ -7,6 +7,8 @@ import signal
 import sys
 from typing import Any, Callable, List, Optional
 
+import torch
+
 PR_SET_PDEATHSIG = 1  # prctl(2)
 GRACE = 30
 LONGEST = 1024  # bytes of a path that are kept
@@ -84,6 +86,12 @@ def end_workers() -> None:
         child.join()
     if children:
         signal.signal(signal.SIGCHLD, handler)
+
+
+def leave_group() -> None:
+    """Leave the process group, if this process is in one: threads of gloo's would abort its end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def stop_restarts() -> None:

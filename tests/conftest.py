@@ -24,6 +24,8 @@ for folder in (ROOT, ROOT / 'tools', ROOT / 'tests'):
 from support import running
 from support.devices import DEVICES
 
+# Whether a file is on the disk no test can tell, and it would wait for what all others write.
+os.fsync = lambda handle: None
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from typing_extensions import Protocol
 
@@ -283,3 +284,22 @@ def check_whole_model(model: nn.Module, content: dict, checkpoint: str, resume: 
             'checkpoint of the same model, convert released ones with '
             'tools/convert_checkpoint.py, or give them as init_cfg of the backbone'
         )
+
+
+def read_safely(trust: bool = False) -> None:
+    """Let mmengine read files and http addresses without running what is in them.
+
+    Its own loader falls back to running it. The tools of this package call this; call it yourself
+    before ``init_detector``, ``DetInferencer``, ``get_model`` and the like of other packages.
+
+    Args:
+        trust: Read all the same files that hold Python objects, which may run code.
+    """
+
+    def read(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
+        content = read_checkpoint(filename, trust)
+        if 'state_dict' not in content:  # mmengine looks for no other name, and loads nothing
+            content['state_dict'] = plain_weights(content, filename)
+        return content
+
+    CheckpointLoader.register_scheme(prefixes=['', 'http://', 'https://'], loader=read, force=True)

@@ -14,7 +14,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from ..backbones.base import BaseBackbone
-from ..checkpoints import check_whole_model, plain_weights, read_checkpoint
+from ..checkpoints import check_whole_model
 from ..datacheck.pipeline import build_dataloader
 from ..datacheck.report import some
 from ..errors import UserError
@@ -96,24 +96,6 @@ class CheckLoaded(Hook):
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_whole_model(model, checkpoint, str(runner._load_from), runner._resume)
-
-
-def read_safely(trust: bool) -> None:
-    """Let mmengine read checkpoints without running what is in them.
-
-    Its own loader falls back to running it.
-
-    Args:
-        trust: Read all the same files that hold Python objects.
-    """
-
-    def read(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
-        content = read_checkpoint(filename, trust)
-        if 'state_dict' not in content:  # mmengine looks for no other name, and loads nothing
-            content['state_dict'] = plain_weights(content, filename)
-        return content
-
-    CheckpointLoader.register_scheme(prefixes=['', 'http://', 'https://'], loader=read, force=True)
 
 
 def guard_strategy(runner: FlexibleRunner) -> None:

@@ -8,9 +8,10 @@ from mmengine.dist import init_dist
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
 
+from ..checkpoints import read_safely
 from ..engine.resuming import restart_store, restarts
 from .devices import init_gloo
-from .guards import check_channels, guard, read_safely
+from .guards import check_channels, guard
 
 # The default hooks that mmengine's runner adds by itself.
 MMENGINE_HOOKS = (

@@ -6,7 +6,7 @@ import sys
 from typing import Callable
 
 from ..messages import explain
-from ..processes import end_with_launcher, end_workers, stop_restarts
+from ..processes import end_with_launcher, end_workers, leave_group, stop_restarts
 
 
 def run_tool(main: Callable[[], None]) -> None:
@@ -20,6 +20,7 @@ def run_tool(main: Callable[[], None]) -> None:
     logging.raiseExceptions = False  # a full disk is one line, not one for every line of the log
     try:
         main()
+        leave_group()
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr, flush=True)
         sys.exit(130)

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..processes import leave_group
 from .saving import SafeCheckpointHook
 
 SIGNALS = [getattr(signal, n) for n in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, n)]
@@ -114,6 +115,7 @@ class StopOnSignal(Hook):
         if name == 'SIGUSR1' and is_main_process():
             line = requeue() or line
         runner.logger.warning(f'ended by {name} after step {meta["iter"]}: {line}')
+        leave_group()
         raise SystemExit(128 + number)
 
 

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and removal that touches nothing else."""
 
+import contextlib
 import os
 import os.path as osp
 import re
@@ -35,7 +36,7 @@ def write_whole(data: bytes, path: str) -> None:
         if osp.exists(unfinished):
             os.remove(unfinished)
         raise
-    if os.name == 'posix':  # the new name itself
+    with contextlib.suppress(OSError):  # the new name itself; some file systems have no such thing
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -170,7 +170,7 @@ def key_mask(
         or minus infinity for hidden keys.
     """
     real = padding_mask(height, width, size, q.device, dilated, offset)
-    hidden = F.pad(~real, (0, extra))
+    hidden = torch.cat((~real, real.new_zeros(real.shape[0], extra)), dim=1)
     mask = q.new_zeros(hidden.shape).masked_fill_(hidden, float('-inf'))
     mask = mask.repeat(q.shape[0] // mask.shape[0], 1)[:, None, None, :]
     return mask.expand(-1, -1, q.shape[2], -1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gcvit_mm import GCViT
-from support.families import FAMILIES, shallow
+from support.families import FAMILIES, PARTS, shallow
 
 
 @pytest.fixture
@@ -17,13 +17,6 @@ def counters():
     torch._dynamo.reset()
     counters.clear()
     return counters
-
-
-# Two stages of the pyramids, one interaction of the adapter.
-PARTS = {
-    **{family: dict(out_indices=(0, 1)) for family in ('gcvit', 'scalablevit', 'gg')},
-    'gpvit_adapter': dict(num_interactions=1, hidden_dims=16),
-}
 
 
 def compare(compiled, model, image):

@@ -9,6 +9,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
+from support.families import FAMILIES, PARTS, shallow
 
 GC_ARCH = dict(
     embed_dims=16,
@@ -78,3 +79,25 @@ def test_strides_are_looked_at(group):
         warnings.simplefilter('always')
         step(DistributedDataParallel(Gathered()), torch.arange(9))
     assert any('strides' in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize('with_cp', [False, True], ids=['kept', 'recomputed'])
+@pytest.mark.parametrize('family', FAMILIES)
+def test_compiled(family, with_cp, group):
+    """compile= inside of DDP, with and without recomputation: no break, the same gradients."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    options = dict(with_cp=with_cp, drop_path_rate=0.0, **PARTS.get(family, {}))
+    model = shallow(family, **options)
+    twin = shallow(family, compile=dict(backend='eager'), **options)
+    twin.load_state_dict(model.state_dict())
+    image = torch.randn(2, model.in_channels, 65, 97)
+    step(model, image)
+    step(DistributedDataParallel(twin), image)
+    assert not counters['graph_break'] and counters['stats']['unique_graphs'] >= 1
+    for (key, found), wanted in zip(twin.named_parameters(), model.parameters()):
+        torch.testing.assert_close(
+            found.grad, wanted.grad, atol=1e-5, rtol=2e-3, msg=lambda text, n=key: f'{n}: {text}'
+        )

@@ -4,49 +4,17 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from gcvit_mm.processes import WorkerInit
 from support.faulty_run import write_config
-from support.processes import finish, moments
-from support.running import ENV, ROOT, TESTS, one_line_error
+from support.processes import finish, moments, processes_of, start_training
+from support.running import one_line_error
 
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends them')
-
-
-def processes_of(marker):
-    """Numbers of the processes that have a word on their command line."""
-    found = []
-    for folder in Path('/proc').glob('[0-9]*'):
-        with contextlib.suppress(OSError):
-            state = (folder / 'stat').read_text().rpartition(')')[2].split()[0]
-            if marker in (folder / 'cmdline').read_text() and state != 'Z':
-                found.append(int(folder.name))
-    return found
-
-
-def train(config, work_dir, launcher=False, restarts=0, options=()):
-    """Start a training with two workers in each process."""
-    tool = [str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(work_dir)]
-    words = [sys.executable, *tool]
-    if launcher:
-        run = ['--standalone', '--nproc_per_node=2', f'--max-restarts={restarts}']
-        words = [sys.executable, '-m', 'torch.distributed.run', *run, *tool]
-        words += ['--launcher', 'pytorch']
-    return subprocess.Popen(
-        [*words, '--cfg-options', *options],
-        cwd=ROOT,
-        env=dict(ENV, PYTHONPATH=TESTS),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 @linux
@@ -55,7 +23,7 @@ def test_killed_training_leaves_nothing(launcher, tmp_path):
     """The process itself, or torchrun above two of them: workers and ranks are gone at once."""
     options = ['train_cfg.max_iters=100000', 'default_hooks.checkpoint.interval=100000']
     options += ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
-    process = train(write_config(tmp_path), tmp_path / 'work', launcher, options=options)
+    process = start_training(write_config(tmp_path), tmp_path / 'work', launcher, options=options)
     try:
         count = 7 if launcher else 3  # torchrun, two ranks, two workers each
         for _ in moments(process, 'workers'):
@@ -88,7 +56,7 @@ def test_bad_input_is_not_tried_again(tmp_path):
     """A line with status 2 stands in the output once for each process, whatever MAX_RESTARTS."""
     work = tmp_path / 'work'
     options = ['optim_wrapper.optimizer.type=AdamX']
-    process = train(write_config(tmp_path), work, True, restarts=3, options=options)
+    process = start_training(write_config(tmp_path), work, True, restarts=3, options=options)
     output = finish(process, 240)
     assert process.returncode != 0
     lines = re.findall(r'error: optim_wrapper.optimizer.type is AdamX', output)

@@ -199,6 +199,23 @@ def test_write_whole_replaces_or_leaves(tmp_path, monkeypatch):
     assert path.read_bytes() == b'newer' and os.listdir(path.parent) == ['file.pth']
 
 
+@pytest.mark.skipif(not Path('/proc/self/fd').is_dir(), reason='tells folders from files there')
+@pytest.mark.parametrize('code', [errno.EINVAL, errno.ENOTSUP, errno.EBADF])
+def test_folders_that_cannot_be_forced(code, tmp_path, monkeypatch):
+    """A file system that knows no fsync of folders is no reason to lose a checkpoint."""
+
+    def sync(handle):
+        if os.path.isdir(f'/proc/self/fd/{handle}'):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, 'fsync', sync)
+    write_whole(b'old', str(tmp_path / 'file.pth'))
+    write_whole(b'new', str(tmp_path / 'file.pth'))
+    assert (tmp_path / 'file.pth').read_bytes() == b'new'
+    assert sorted(train(tmp_path / 'run')) == list(range(1, 13))
+    assert (tmp_path / 'run/iter_12.pth').exists()
+
+
 def test_name_never_stands_for_a_part(tmp_path, monkeypatch):
     """While data is being written the name still stands for the old file."""
     path, seen, sync = tmp_path / 'file.pth', [], os.fsync

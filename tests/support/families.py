@@ -72,3 +72,10 @@ def shallow(family, **kwargs):
     if family == 'gpvit_adapter':
         kwargs.setdefault('num_interactions', 1)
     return make(family, few=FEW[family], **kwargs)
+
+
+# Two stages of the pyramids, one interaction of the adapter.
+PARTS = {
+    **{family: dict(out_indices=(0, 1)) for family in ('gcvit', 'scalablevit', 'gg')},
+    'gpvit_adapter': dict(num_interactions=1, hidden_dims=16),
+}

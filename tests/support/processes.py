@@ -5,9 +5,14 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+
+from support.running import ENV, ROOT, TESTS
 
 
 def moments(process, what):
@@ -47,3 +52,33 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return str(probe.getsockname()[1])
+
+
+def processes_of(marker):
+    """Numbers of the processes that have a word on their command line."""
+    found = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            state = (folder / 'stat').read_text().rpartition(')')[2].split()[0]
+            if marker in (folder / 'cmdline').read_text() and state != 'Z':
+                found.append(int(folder.name))
+    return found
+
+
+def start_training(config, work_dir, launcher=False, restarts=0, options=()):
+    """Start a training with two workers in each process."""
+    tool = [str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(work_dir)]
+    words = [sys.executable, *tool]
+    if launcher:
+        run = ['--standalone', '--nproc_per_node=2', f'--max-restarts={restarts}']
+        words = [sys.executable, '-m', 'torch.distributed.run', *run, *tool]
+        words += ['--launcher', 'pytorch']
+    return subprocess.Popen(
+        [*words, '--cfg-options', *options],
+        cwd=ROOT,
+        env=dict(ENV, PYTHONPATH=TESTS),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from gcvit_mm.engine.resuming import last_whole_checkpoint
+from gcvit_mm.processes import end_workers
 
 
 class Noise(BaseDataset):
@@ -108,6 +109,8 @@ def train(work_dir, loop='iterations', workers=0, stop=None, resume=False, seed=
         runner.train()
     except KeyboardInterrupt:
         assert stop is not None
+    finally:
+        end_workers()  # collected as garbage, torch's loaders wait five seconds for each
     return record.losses
 
 

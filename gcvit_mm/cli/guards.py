@@ -17,6 +17,7 @@ from ..backbones.base import BaseBackbone
 from ..checkpoints import check_whole_model
 from ..datacheck.pipeline import build_dataloader
 from ..datacheck.report import some
+from ..engine.saving import SafeCheckpointHook
 from ..errors import UserError
 from ..messages import nearest
 
@@ -102,9 +103,11 @@ def guard_strategy(runner: FlexibleRunner) -> None:
     """Put into a strategy the checks that need its model, which it builds and wraps itself.
 
     A file that ``load_from`` names is loaded before it is wrapped, whoever wrote it; what
-    strategies load afterwards is only what they wrote, and whether it fits they do not say.
+    strategies load afterwards is only what they wrote, and whether it fits they do not say. What
+    to resume from is chosen before they load it.
     """
-    strategy, path = runner.strategy, runner._load_from
+    strategy, path = runner.strategy, None if runner._resume else runner._load_from
+    saving = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
     initialise = strategy._init_model_weights
     # a folder is the strategy's own; a model that has no weights before it is wrapped takes none
     if path and (osp.isdir(path) or getattr(strategy, 'skip_init_weights', False)):
@@ -115,6 +118,8 @@ def guard_strategy(runner: FlexibleRunner) -> None:
     def initialise_and_load(model: nn.Module) -> nn.Module:
         check_channels(runner.cfg, model)
         model = initialise(model)
+        for hook in saving:
+            hook.choose(runner, model)
         if path:
             content = CheckpointLoader.load_checkpoint(path)
             check_whole_model(model, content, path, resume=False)

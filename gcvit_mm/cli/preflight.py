@@ -17,6 +17,9 @@ from ..errors import CheckpointError, UserError
 from .config import replace_data_root
 from .devices import check_devices, local_rank, use_cpu
 
+# Strategies that a run can go on with.
+RESUMED = ('DDPStrategy', 'gcvit_mm.engine.strategies.FullyShardedStrategy')
+
 
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
     """Apply the arguments of :func:`add_run_arguments` and fit the config to this machine.
@@ -109,10 +112,12 @@ def check_strategy(cfg: Config) -> None:
         UserError: If a run with a strategy is to be resumed, or may be restarted.
     """
     again = cfg.get('resume') or int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0))
-    if 'runner_type' in cfg and again:
+    name = str((cfg.get('strategy') or {}).get('type'))
+    if 'runner_type' in cfg and again and name not in RESUMED:
         raise UserError(
-            '--resume, MAX_RESTARTS: mmengine cannot go on with a strategy: start from the weights '
-            'with --cfg-options load_from=CHECKPOINT'
+            f'--resume, MAX_RESTARTS: mmengine cannot go on with a {name}: use that of '
+            'configs/strategies/fsdp.py, or start from the weights with --cfg-options '
+            'load_from=CHECKPOINT'
         )
 
 

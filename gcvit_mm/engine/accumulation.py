@@ -6,6 +6,8 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
+from .sharding import part_of
+
 
 def waiting_gradients(model: nn.Module, optim_wrapper: Any) -> Dict[str, Tensor]:
     """What ``accumulative_counts`` has summed up since the last optimizer step.
@@ -24,8 +26,11 @@ def waiting_gradients(model: nn.Module, optim_wrapper: Any) -> Dict[str, Tensor]
         return {}
     found = {}
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            found[name] = parameter.grad.detach().clone()
+        gradient: Any = parameter.grad
+        if hasattr(gradient, 'full_tensor'):  # sharded, and the same for all already
+            found[name] = gradient.full_tensor().cpu()
+        elif gradient is not None:
+            found[name] = gradient.detach().clone()
             if get_world_size() > 1:
                 all_reduce(found[name], 'mean')
             found[name] = found[name].cpu()
@@ -37,4 +42,4 @@ def put_back(model: nn.Module, gradients: Any) -> None:
     for name, parameter in model.named_parameters():
         gradient = gradients.get(name) if isinstance(gradients, dict) else None
         if isinstance(gradient, torch.Tensor) and gradient.shape == parameter.shape:
-            parameter.grad = gradient.to(parameter)
+            parameter.grad = part_of(parameter, gradient.to(parameter.device, parameter.dtype))

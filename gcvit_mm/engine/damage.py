@@ -1,11 +1,17 @@
-"""What to resume from once numbers are no longer finite."""
+"""Numbers that are no longer finite: finding them, and what to resume from."""
 
-from typing import Any, Optional
+import contextlib
+from typing import Any, Iterator, Optional, Tuple
 
 import numpy as np
+import torch
+from mmengine.model import is_model_wrapper
+from torch import nn
 
+from ..checkpoints.bounds import arrays
 from .identity import belongs, line_of, read_line
 from .resuming import judge, numbered_checkpoints
+from .whole_files import BACKGROUND
 
 RECENT = 1000  # losses that are looked at
 RISEN = 10  # times the low ones of these: that is more than noise
@@ -18,6 +24,8 @@ def last_own(runner: Any, before: Optional[int] = None) -> str:
         runner: The runner.
         before: A step; only what was saved there or earlier counts.
     """
+    with contextlib.suppress(OSError):
+        BACKGROUND.finish()
     hooks = [hook for hook in getattr(runner, 'hooks', []) if getattr(hook, 'filename_tmpl', None)]
     folder = next((hook.out_dir for hook in hooks if hook.out_dir), runner.work_dir)
     line = read_line(runner.work_dir)
@@ -65,3 +73,19 @@ CHANGES = (
     'a lower learning rate (--cfg-options optim_wrapper.optimizer.lr=...), clip_grad, or bfloat16 '
     'or float32 instead of float16'
 )
+
+
+def bare(model: Any) -> nn.Module:
+    """A model without what wraps it for several processes."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def saved_numbers(runner: Any) -> Iterator[Tuple[str, torch.Tensor]]:
+    """What must be finite to be saved: weights, statistics, and the state of the optimizer."""
+    for name, value in (*runner.model.named_parameters(), *runner.model.named_buffers()):
+        if value.is_floating_point():
+            yield name, getattr(value, '_local_tensor', value)
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # of several: weights only
+    for value in arrays(list(getattr(optimizer, 'state', {}).values())):
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            yield 'the state of the optimizer', getattr(value, '_local_tensor', value)

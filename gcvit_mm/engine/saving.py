@@ -1,23 +1,25 @@
 """Checkpoints that are whole, and know their run."""
 
+import contextlib
 import math
 import os.path as osp
 import re
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch import nn
 
-from ..checkpoints.bounds import arrays
 from ..errors import CheckpointError, UserError
 from .accumulation import put_back, waiting_gradients
 from .changes import images, take_changes
-from .damage import CHANGES, last_name, start_again
+from .damage import CHANGES, bare, last_name, saved_numbers, start_again
 from .identity import (
     Line,
     line_of,
@@ -29,7 +31,14 @@ from .identity import (
 )
 from .resuming import checkpoint_flaw, last_whole_checkpoint, restarts, state_flaw
 from .seeding import PASSED
-from .whole_files import UNFINISHED, RemoveLater, WholeFileBackend, write_whole
+from .whole_files import (
+    BACKGROUND,
+    UNFINISHED,
+    RemoveLater,
+    WholeFileBackend,
+    changed_later,
+    write_whole,
+)
 
 __all__ = ['UNFINISHED', 'SafeCheckpointHook', 'WholeFileBackend', 'write_whole']
 
@@ -39,7 +48,7 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` for disks that fill up and runs that are killed.
 
     - A checkpoint is written beside its place and renamed when it is on the disk; old ones are
-      removed after that, and ``last_checkpoint`` is written last.
+      removed after that. Training goes on meanwhile; where it fails, the next step ends the run.
     - Weights that are no longer finite are not saved.
     - ``resume=True`` resumes from the last checkpoint that is whole and of this run and model;
       others are named and passed over. A file named by ``load_from`` must be whole.
@@ -61,6 +70,8 @@ class SafeCheckpointHook(CheckpointHook):
             kwargs['backend_args'] = dict(backend='whole_files')
         super().__init__(**kwargs)
         self._line: Line = []
+        self._chosen = False
+        self._steps: Dict[str, int] = {}  # done, of the checkpoint that is saved
         self._evaluated = True  # the step at hand, or evaluating is not due
         self._saved: Tuple[int, bool] = (-1, True)  # the last one saved, and what it says of that
         self._gradients: dict = {}  # that wait for an optimizer step
@@ -73,6 +84,14 @@ class SafeCheckpointHook(CheckpointHook):
             UserError: If there are checkpoints, but none to resume from, or another run trains in
                 the work dir.
         """
+        if not self._chosen:
+            self.choose(runner, getattr(runner, 'model', None))
+
+    def choose(self, runner: Runner, model: Any) -> None:
+        """The same, where a strategy holds the model and has loaded before a run begins."""
+        self._chosen = True
+        with contextlib.suppress(OSError):  # of an earlier run in this process
+            BACKGROUND.finish()
         training = isinstance(runner._train_loop, BaseLoop)
         again = restarts() > 0 and training
         if not (training or runner._resume):
@@ -84,7 +103,7 @@ class SafeCheckpointHook(CheckpointHook):
                     lock_folder(runner.work_dir)
                 found[2] = read_line(runner.work_dir)
                 if runner._resume or again:
-                    found[0] = self._choose(runner, again, found[2])
+                    found[0] = self._choose(runner, bare(model), again, found[2])
             except UserError as error:
                 found[1] = str(error)
         broadcast_object_list(found)
@@ -96,8 +115,7 @@ class SafeCheckpointHook(CheckpointHook):
         elif runner._load_from is None:
             runner._resume = False
 
-    def _choose(self, runner: Runner, again: bool, line: Line) -> Optional[str]:
-        model = bare(runner.model)
+    def _choose(self, runner: Runner, model: Any, again: bool, line: Line) -> Optional[str]:
         named, trust = runner._load_from, bool(runner.cfg.get('trust_checkpoint'))
         if again or named is None:
             found = last_whole_checkpoint(
@@ -181,6 +199,7 @@ class SafeCheckpointHook(CheckpointHook):
         if self._gradients:
             checkpoint['gradients'] = self._gradients
         if isinstance(meta, dict):
+            meta.update(self._steps)  # FlexibleRunner counts one too many beside an evaluation
             line = self._line
             if len(line) > 1 and meta.get('iter') == line[-1][1]:
                 line = line[:-1]  # the one that this start resumed from
@@ -228,22 +247,39 @@ class SafeCheckpointHook(CheckpointHook):
         elif self._saved[0] != step:
             self._evaluated = False
             self._save_checkpoint_with_step(runner, step, meta)
+        self._write(runner, BACKGROUND.finish)
         return str(self.last_ckpt)
 
     def _save_inside_epoch(self, runner: Runner, meta: Dict[str, int]) -> None:
-        name = f'iter_{meta["iter"]}.pth'
+        name, self._steps = f'iter_{meta["iter"]}.pth', meta
         self.last_ckpt = osp.join(self.out_dir, name)
         options = dict(backend_args=self.backend_args, by_epoch=self.by_epoch, **self.args)
         runner.save_checkpoint(self.out_dir, name, meta=meta, **options)
         if is_main_process():
-            write_whole(self.last_ckpt.encode(), osp.join(runner.work_dir, 'last_checkpoint'))
+            pointer = osp.join(runner.work_dir, 'last_checkpoint')
+            BACKGROUND.do(write_whole, self.last_ckpt.encode(), pointer)
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Save where that is due; end where the last one could not be written."""
+        super().after_train_iter(runner, *args, **kwargs)
+        if BACKGROUND.error is not None:
+            self._write(runner, BACKGROUND.finish)
+
+    def after_train(self, runner: Runner) -> None:
+        """Wait until all is written."""
+        self._write(runner, BACKGROUND.finish)
+        super().after_train(runner)
 
     def after_run(self, runner: Runner) -> None:
         """Let other runs into the folder."""
         unlock_folder(runner.work_dir)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        self._guard(runner, super()._save_checkpoint_with_step, step, meta)
+        self._steps = {key: meta[key] for key in ('epoch', 'iter') if key in meta}
+        with contextlib.ExitStack() as stack:
+            if self._local and is_main_process():
+                stack.enter_context(changed_later(osp.join(runner.work_dir, 'last_checkpoint')))
+            self._guard(runner, super()._save_checkpoint_with_step, step, meta)
         self._saved = (step, self._evaluated)
         if self._between and self._local and is_main_process():
             self.file_backend.remove(self._between)
@@ -253,6 +289,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.saved.add(osp.basename(str(self.last_ckpt)))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        self._steps = dict(epoch=runner.epoch, iter=runner.iter)
         self._guard(runner, super()._save_best_checkpoint, metrics)
 
     def _guard(self, runner: Runner, save: Any, *args: Any) -> None:
@@ -261,7 +298,9 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             UserError: In either case; the checkpoints saved before are as they were.
         """
-        name = next((n for n, value in saved_numbers(runner) if not value.isfinite().all()), None)
+        name = next((n for n, value in saved_numbers(runner) if not value.isfinite().all()), '')
+        # parts of weights differ, and so may what processes say
+        name = max(all_gather_object(name)) if get_world_size() > 1 else name
         if name:
             raise UserError(
                 f'step {runner.iter + 1}: {name} is no longer finite and nothing was saved: '
@@ -275,28 +314,13 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _write(self, runner: Runner, write: Any, *args: Any) -> None:
         try:
+            BACKGROUND.finish()
             write(*args)
         except OSError as error:
             raise UserError(
                 f'no checkpoint saved in {self.out_dir}: {error.strerror or error}: make space or '
                 f'name another --work-dir, then --resume; {last_name(runner)} is untouched'
             ) from error
-
-
-def bare(model: Any) -> nn.Module:
-    """A model without what wraps it for several processes."""
-    return model.module if is_model_wrapper(model) else model
-
-
-def saved_numbers(runner: Runner) -> Iterator[Tuple[str, torch.Tensor]]:
-    """What must be finite to be saved: weights, statistics, and the state of the optimizer."""
-    for name, value in (*runner.model.named_parameters(), *runner.model.named_buffers()):
-        if value.is_floating_point():
-            yield name, value
-    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # of several: weights only
-    for value in arrays(list(getattr(optimizer, 'state', {}).values())):
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            yield 'the state of the optimizer', value
 
 
 def beyond(runner: Runner, meta: dict) -> str:

@@ -1,7 +1,9 @@
-"""Which parts of a model FSDP shards and gathers one by one."""
+"""Parts of a model: which are sharded and gathered one by one, and which a process keeps."""
+
+from typing import Any
 
 from mmengine.registry import FUNCTIONS
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones.gpvit import ConvBlock
 from ..backbones.group_propagation import GPBlock
@@ -21,3 +23,13 @@ def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int, **kwarg
         kwargs: What other releases of torch ask with; not used.
     """
     return recurse or isinstance(module, BLOCKS)
+
+
+def part_of(reference: Any, value: Tensor) -> Tensor:
+    """The part of a whole tensor that this process keeps of one like it."""
+    if not hasattr(reference, 'full_tensor'):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    value = value.to(reference.device, reference.dtype)
+    return distribute_tensor(value, reference.device_mesh, reference.placements)

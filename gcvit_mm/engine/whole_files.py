@@ -5,7 +5,9 @@ import os
 import os.path as osp
 import re
 import shutil
-from typing import Any, List, Tuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -44,13 +46,67 @@ def write_whole(data: bytes, path: str) -> None:
             os.close(handle)
 
 
+class Background:
+    """Does what takes long beside training, one after the other.
+
+    After an error nothing more is done until :meth:`finish` has raised it.
+    """
+
+    def __init__(self) -> None:
+        self.pool: Optional[ThreadPoolExecutor] = None
+        self.tasks: List[Future] = []
+        self.error: Optional[OSError] = None
+
+    def do(self, task: Callable[..., Any], *args: Any) -> None:
+        """Do something later."""
+        self.pool = self.pool or ThreadPoolExecutor(1, 'checkpoints')
+        self.tasks.append(self.pool.submit(self._run, task, *args))
+
+    def _run(self, task: Callable[..., Any], *args: Any) -> None:
+        if self.error is None:
+            try:
+                task(*args)
+            except OSError as error:
+                self.error = error
+
+    def finish(self) -> None:
+        """Wait for all of it.
+
+        Raises:
+            OSError: The first that was raised.
+        """
+        for task in self.tasks:
+            task.result()
+        self.tasks.clear()
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+
+BACKGROUND = Background()
+
+
+@contextlib.contextmanager
+def changed_later(path: str) -> Iterator[None]:
+    """Let a small file that is written inside keep its content until all before it is done."""
+    before = Path(path).read_bytes() if osp.isfile(path) else None
+    yield
+    if osp.isfile(path):
+        after = Path(path).read_bytes()
+        if before is None:
+            os.remove(path)
+        else:
+            Path(path).write_bytes(before)
+        BACKGROUND.do(write_whole, after, path)
+
+
 @register_backend('whole_files', force=True)
 class WholeFileBackend(LocalBackend):
-    """mmengine's backend of local files, which writes them whole or not at all."""
+    """mmengine's backend of local files, which writes them whole or not at all, and later."""
 
     def put(self, obj: bytes, filepath: Any) -> None:
-        """Write bytes, see :func:`write_whole`."""
-        write_whole(obj, str(filepath))
+        """Write bytes, see :func:`write_whole` and :class:`Background`."""
+        BACKGROUND.do(write_whole, obj, str(filepath))
 
 
 class RemoveLater(LocalBackend):
@@ -86,7 +142,12 @@ class RemoveLater(LocalBackend):
             shutil.rmtree(dir_path)
 
     def remove_now(self) -> None:
-        for path, inode in self.waiting:
-            if osp.exists(path) and os.stat(path).st_ino == inode:  # not written anew since
-                os.remove(path)
-        self.waiting.clear()
+        BACKGROUND.do(remove, self.waiting)
+        self.waiting = []
+
+
+def remove(files: List[Tuple[str, int]]) -> None:
+    """Remove files, unless they were written anew since they had those inodes."""
+    for path, inode in files:
+        if osp.exists(path) and os.stat(path).st_ino == inode:
+            os.remove(path)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -30,10 +31,15 @@ def test_a_config_with_a_strategy_evaluates(shapes, tmp_path):
     assert re.search(r'accuracy/top1: \d', output)
 
 
-def train(fragment, *words):
+def train(fragment, *words, processes=2):
     """Two processes, two steps; what they printed."""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command += ['--nproc_per_node', '2', str(ROOT / 'tests/support/strategy_run.py'), fragment]
+    command += [
+        '--nproc_per_node',
+        str(processes),
+        str(ROOT / 'tests/support/strategy_run.py'),
+        fragment,
+    ]
     paths = [TESTS, os.environ.get('PYTHONPATH', '')]
     env = dict(ENV, PYTHONPATH=os.pathsep.join(filter(None, paths)), DS_ACCELERATOR='cpu')
     done = subprocess.run(
@@ -81,6 +87,43 @@ def test_checkpoints_are_anyones(fragment, saved, precision, shapes, tmp_path):
     if fragment == 'fsdp':
         content = torch.load(trained, weights_only=False)
         assert len(content['optimizer']['state']) == len(start)
+
+
+def curve(output):
+    """Losses by step."""
+    rows = re.findall(r'Iter\(train\)\s*\[\s*(\d+)/\d+\].*?\bloss: ([\d.]+)', output)
+    return {int(step): float(loss) for step, loss in rows}
+
+
+def test_sharded_training_resumes(shapes, tmp_path):
+    """Losses, weights and moments as without a break; one process goes on from there too.
+
+    The checkpoint was saved once more after an evaluation, and beside a best one.
+    """
+    words = (shapes / 'imagenet', 1e-3)
+    status, output = train('fsdp', tmp_path / 'run', *words, 'none', 4)
+    assert status == 0, output[-4000:]
+    whole, last = curve(output), tmp_path / 'run/iter_4.pth'
+    assert sorted(whole) == [1, 2, 3, 4]
+    content, last = torch.load(last, weights_only=False), last.rename(tmp_path / 'last.pth')
+    first = tmp_path / 'run/iter_2.pth'
+    shutil.copytree(tmp_path / 'run', tmp_path / 'single')
+    status, output = train('fsdp', tmp_path / 'run', *words, first, 4, 2, 1)
+    assert status == 0, output[-4000:]
+    assert curve(output) == pytest.approx({k: whole[k] for k in (3, 4)}, abs=1e-6)
+    again = torch.load(tmp_path / 'run/iter_4.pth', weights_only=False)
+    assert again['meta']['iter'] == content['meta']['iter'] == 4
+    for key, value in content['state_dict'].items():
+        torch.testing.assert_close(again['state_dict'][key], value, atol=1e-7, rtol=1e-5)
+    for number, state in content['optimizer']['state'].items():
+        assert not torch.equal(state['exp_avg'], state['exp_avg_sq'])
+        for key, value in state.items():
+            found = again['optimizer']['state'][number][key]
+            torch.testing.assert_close(found, value, atol=1e-9, rtol=1e-4)
+
+    status, output = train('none', tmp_path / 'single', *words, 'none', 4, 4, 1, processes=1)
+    assert status == 0 and sorted(curve(output)) == [3, 4], output[-4000:]
+    assert '4 images a step (1 x 4 x 1 accumulated) instead of 8' in output
 
 
 def test_weights_of_another_model_are_refused(shapes, tmp_path):

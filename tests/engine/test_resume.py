@@ -239,7 +239,7 @@ def test_full_disk(tmp_path, monkeypatch, keep):
     )
     whole = train(tmp_path / 'whole', seed=1, hooks=hooks)
     with monkeypatch.context() as patch:
-        FullDisk(patch, 3)  # run.json and two checkpoints
+        FullDisk(patch, 5)  # run.json, two checkpoints and their names in last_checkpoint
         with pytest.raises(UserError, match='No space left on device.*iter_6.pth is untouched'):
             train(tmp_path, seed=1, hooks=hooks)
     left = sorted(p.name for p in tmp_path.glob('*.*') if p.suffix in ('.pth', '.tmp'))

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.engine.identity import belongs, lock_folder, new_start, read_line
 from gcvit_mm.engine.saving import RemoveLater
+from gcvit_mm.engine.whole_files import BACKGROUND
 from support.running import ENV, ROOT
 from support.small_run import LOOPS, Net, Noise, change, load, train
 
@@ -157,6 +158,7 @@ def test_removal_is_of_regular_files_by_name(tmp_path):
     for name in ('iter_6.pth', 'iter_9.pth', '.', '..'):
         backend.rmtree(str(tmp_path / name))
     backend.remove_now()
+    BACKGROUND.finish()
     assert sorted(os.listdir(tmp_path)) == ['iter_3.pth.bak', 'iter_6.pth', 'notes.pth']
 
 

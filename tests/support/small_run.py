@@ -1,5 +1,6 @@
 """A net and a data set that train in a moment, with all that a checkpoint has to bring back."""
 
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from gcvit_mm.engine.resuming import last_whole_checkpoint
+from gcvit_mm.engine.whole_files import BACKGROUND
 from gcvit_mm.processes import end_workers
 
 
@@ -111,6 +113,8 @@ def train(work_dir, loop='iterations', workers=0, stop=None, resume=False, seed=
         assert stop is not None
     finally:
         end_workers()  # collected as garbage, torch's loaders wait five seconds for each
+        with contextlib.suppress(OSError):
+            BACKGROUND.finish()
     return record.losses
 
 

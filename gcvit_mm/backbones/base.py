@@ -207,7 +207,8 @@ class BaseBackbone(BaseModule):
         self.out_channels = tuple(embed_dims[i] for i in self.out_indices)
         for i in self.out_indices if norms else ():
             self.add_module(f'norm{i}', build_channels_last_norm(self.norm_cfg, embed_dims[i]))
-        self.apply(self.init_module)
+        if not next(self.parameters()).is_meta:
+            self.apply(self.init_module)
         self.to(memory_format=torch.channels_last)  # else convolutions reorder their weights
         self._freeze()
 

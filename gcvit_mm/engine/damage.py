@@ -84,8 +84,9 @@ def saved_numbers(runner: Any) -> Iterator[Tuple[str, torch.Tensor]]:
     """What must be finite to be saved: weights, statistics, and the state of the optimizer."""
     for name, value in (*runner.model.named_parameters(), *runner.model.named_buffers()):
         if value.is_floating_point():
-            yield name, getattr(value, '_local_tensor', value)
+            yield name, value.to_local() if hasattr(value, 'to_local') else value
     optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # of several: weights only
     for value in arrays(list(getattr(optimizer, 'state', {}).values())):
         if isinstance(value, torch.Tensor) and value.is_floating_point():
-            yield 'the state of the optimizer', getattr(value, '_local_tensor', value)
+            local = value.to_local() if hasattr(value, 'to_local') else value
+            yield 'the state of the optimizer', local

@@ -70,10 +70,10 @@ class FullyShardedStrategy(DDPStrategy):
             mp_policy=MixedPrecisionPolicy(self.param_dtype, self.reduce_dtype),
             reshard_after_forward=self.reshard_after_forward,
         )
-        for module in model.modules():
-            if isinstance(module, self.units):
-                fully_shard(module, **options)
-        fully_shard(model, **options)
+        units = [module for module in model.modules() if isinstance(module, self.units)]
+        for module in (*units, model):
+            fully_shard(module, **options)
+        self.logger.info(f'fully_shard: {len(units)} blocks and the rest are gathered one by one')
         return model
 
     def save_checkpoint(

@@ -16,7 +16,8 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from support.running import ROOT
 
 DOC = ROOT / 'docs/architecture.md'
-BaseStrategy = pytest.importorskip('mmengine._strategy').BaseStrategy
+strategies = pytest.importorskip('mmengine._strategy')
+BaseStrategy, DDPStrategy = strategies.BaseStrategy, strategies.DDPStrategy
 ROW = re.compile(r'^\| `(?P<name>[\w.]+)` \| (?P<file>[^|]+) \| (?P<use>[^|]+) \|$', re.M)
 
 
@@ -57,6 +58,7 @@ CHECKS = {
     'DefaultOptimWrapperConstructor._validate_cfg': lambda: takes(
         DefaultOptimWrapperConstructor._validate_cfg, 'self'
     ),
+    'DDPStrategy._wrap_model': lambda: takes(DDPStrategy._wrap_model, 'self', 'model'),
     'BaseStrategy._init_model_weights': lambda: takes(
         BaseStrategy._init_model_weights, 'self', 'model'
     ),

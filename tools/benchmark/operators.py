@@ -4,12 +4,16 @@ Runs are interleaved and the fastest of each counts, so that another program on 
 both alike. 'mmcv' is its compiled operator, or what runs in its place on a CPU where it has none.
 """
 
+import copy
 import sys
 import time
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Row(NamedTuple):
@@ -34,15 +38,22 @@ Case = Callable[[], Any]
 
 
 def switched(module: str, extension: Any, run: Case) -> Case:
-    """A run on an extension."""
+    """A run on an extension; of all operators, where no module is named."""
 
     def case() -> None:
-        owner = sys.modules[f'mmcv.ops.{module}']
-        before, owner.ext_module = owner.ext_module, extension
+        owners = [
+            owner
+            for name, owner in sys.modules.items()
+            if name.startswith(f'mmcv.ops.{module}') and hasattr(owner, 'ext_module')
+        ]
+        before = [owner.ext_module for owner in owners]
+        for owner in owners:
+            owner.ext_module = extension
         try:
             run()
         finally:
-            owner.ext_module = before
+            for owner, own in zip(owners, before):
+                owner.ext_module = own
 
     return case
 
@@ -134,6 +145,37 @@ def on_torch() -> Iterator[List[Any]]:
         yield ['deformable attention', size, *runs, "mmcv's plain torch"]
 
 
+# Configs whose training steps are timed: images, height, width, objects in each.
+STEPS = {'mask_gcvit_xxt_shapes': (4, 160, 160, 5), 'mask_gcvit_t_1x': (2, 480, 640, 7)}
+
+
+def training_step(name: str, batch: int, height: int, width: int, objects: int) -> Case:
+    """A training step of a detector from data to optimizer, on drawn images."""
+    from mmdet.testing import demo_mm_inputs
+    from mmengine.config import Config
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    cfg.model.backbone.init_cfg = None
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    model.init_weights()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    classes = len(model.roi_head.bbox_head.fc_cls.weight) - 1
+    data = demo_mm_inputs(
+        batch, [[3, height, width]] * batch, num_items=[objects] * batch, num_classes=classes,
+        with_mask=True,
+    )  # fmt: skip
+
+    def run() -> None:
+        torch.manual_seed(0)  # the same boxes are drawn
+        model.train_step(copy.deepcopy(data), wrapper)
+
+    return run
+
+
 def fastest(runs: Dict[str, Optional[Case]], repeats: int) -> Dict[str, float]:
     """Seconds of the fastest of interleaved runs, after one that does not count."""
     times: Dict[str, List[float]] = {}
@@ -171,6 +213,13 @@ def measure_ops(repeats: int = 5, only: str = '') -> Iterator[Row]:
                 runs['theirs'] = switched(module, Extension(compiled, 'compiled'), run)
             found = fastest(runs, repeats)
             yield Row(operator, size, found['ours'], found.get('theirs'), "mmcv's compiled")
+    for config, size in STEPS.items():
+        if compiled is not None and only in f'step of {config}':
+            run = training_step(config, *size)
+            extensions = dict(ours=ours, theirs=Extension(compiled, 'compiled'))
+            found = fastest({k: switched('', e, run) for k, e in extensions.items()}, repeats)
+            said = '{}x3x{}x{}, {} objects each'.format(*size)
+            yield Row(f'step of {config}', said, found['ours'], found['theirs'], "mmcv's compiled")
     for operator, size, mine, theirs, name in on_torch():
         if only in operator:
             found = fastest(dict(ours=mine, theirs=theirs), repeats)

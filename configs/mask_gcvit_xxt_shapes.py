@@ -13,7 +13,7 @@ model = dict(
 )
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
-    checkpoint=dict(by_epoch=False, interval=80),
+    checkpoint=dict(by_epoch=False, interval=96),
     logger=dict(interval=10),
     visualization=dict(score_thr=0.5),
 )

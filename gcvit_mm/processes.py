@@ -80,11 +80,12 @@ def end_workers() -> None:
     """End the processes that this one has started and that would end no other way."""
     children = multiprocessing.active_children()
     # torch would report that they have ended
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if children else None
+    listens = bool(children) and hasattr(signal, 'SIGCHLD')
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if listens else None
     for child in children:
         child.kill()
         child.join()
-    if children:
+    if listens:
         signal.signal(signal.SIGCHLD, handler)
 
 

@@ -37,7 +37,7 @@ class CheckedPipeline(Compose):
             UserError: If a step fails, if image and annotation have different sizes, or if a
                 label is none of the classes.
         """
-        image = data.get('img_path', 'unknown image')
+        image = str(data.get('img_path', 'unknown image'))
         labels = data.get('seg_map_path')
         label = data.get('gt_label')
         if self.classes and isinstance(label, (int, np.integer)):

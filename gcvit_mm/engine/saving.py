@@ -223,21 +223,17 @@ class SafeCheckpointHook(CheckpointHook):
                 runner, step, dict(epoch=runner.epoch, iter=runner.iter)
             )
 
-    def save_now(self, runner: Runner, meta: Dict[str, int]) -> str:
+    def save_now(self, runner: Runner, meta: Dict[str, int], passed: int = 0) -> str:
         """Save where a run ends before its time; inside an epoch too, where mmengine does not.
 
         Args:
             runner: The runner.
             meta: Epochs and steps that are done.
+            passed: Batches of an epoch that are, inside of one.
 
         Returns:
             The file.
         """
-        loop = runner.train_loop
-        passed = 0
-        if isinstance(loop, EpochBasedTrainLoop):
-            passed = meta['iter'] - loop.epoch * len(loop.dataloader)
-            passed = passed if loop.epoch == meta['epoch'] else 0
         step = meta['epoch' if self.by_epoch else 'iter']
         if passed:
             runner.message_hub.update_info(PASSED, passed)

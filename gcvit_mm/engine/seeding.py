@@ -78,6 +78,7 @@ class NumberedBatches:
         self.loop = loop
         self.number = 0
         self.first = 0
+        self.start = 0  # number of the first batch of an epoch
         fine = isinstance(passed, int) and 0 < passed < len(batch_sampler)
         self.passed = passed if fine and isinstance(loop, EpochBasedTrainLoop) else 0
 
@@ -90,7 +91,7 @@ class NumberedBatches:
     def __iter__(self) -> Iterator[NumberedBatch]:
         if isinstance(self.loop, EpochBasedTrainLoop):
             self.first = self.loop.iter
-            self.number = self.loop.iter - self.passed
+            self.number = self.start = self.loop.iter - self.passed
             self.passed = 0
         for indices in self.batch_sampler:
             batch = NumberedBatch(indices)

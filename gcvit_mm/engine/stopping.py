@@ -73,10 +73,14 @@ class StopOnSignal(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """End inside an epoch."""
-        loop, done = runner.train_loop, runner.iter + 1
-        if isinstance(loop, EpochBasedTrainLoop) and batch_idx + 1 >= len(loop.dataloader):
-            return  # the epoch's own end comes next
-        self.end_if_told(runner, dict(epoch=runner.epoch, iter=done))
+        loop, done, passed = runner.train_loop, runner.iter + 1, 0
+        if isinstance(loop, EpochBasedTrainLoop):
+            # an epoch that was resumed counts its batches anew
+            batches = loop.dataloader.batch_sampler
+            passed = done - getattr(batches, 'start', runner.iter - batch_idx)
+            if passed >= len(loop.dataloader):
+                return  # the epoch's own end comes next
+        self.end_if_told(runner, dict(epoch=runner.epoch, iter=done), passed)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """End between two epochs."""
@@ -95,12 +99,13 @@ class StopOnSignal(Hook):
         if self.before:
             self.end_if_told(runner, dict(epoch=runner.epoch, iter=runner.iter))
 
-    def end_if_told(self, runner: Runner, meta: Dict[str, int]) -> None:
+    def end_if_told(self, runner: Runner, meta: Dict[str, int], passed: int = 0) -> None:
         """Save and end, if there was a signal.
 
         Args:
             runner: The runner.
             meta: Epochs and steps that are done.
+            passed: Batches of an epoch that are, inside of one.
         """
         number = self.told()
         if not number:
@@ -109,7 +114,7 @@ class StopOnSignal(Hook):
         if hook is None:
             line = 'no SafeCheckpointHook, nothing saved'
         else:
-            line = f'go on with --resume ({hook.save_now(runner, meta)})'
+            line = f'go on with --resume ({hook.save_now(runner, meta, passed)})'
         self.after_train(runner)
         name = signal.Signals(number).name
         if name == 'SIGUSR1' and is_main_process():

@@ -18,7 +18,7 @@ from gcvit_mm.engine.resuming import numbered_checkpoints
 from gcvit_mm.engine.saving import UNFINISHED
 from support import faulty_run
 from support.faulty_run import STEPS, write_config
-from support.processes import attempts, finish, free_port, moments
+from support.processes import attempts, finish, free_port, moments, start_training
 from support.running import (
     ENV,
     FOLDERS,
@@ -116,28 +116,13 @@ def test_killed_at_random_moments(tmp_path):
 
 
 # ------------------------------------------------------------- torchrun starts again
-def torchrun(config, work_dir, restarts):
-    """Start two processes by torchrun itself."""
-    words = ['--standalone', '--nproc_per_node=2', f'--max-restarts={restarts}']
-    words += [str(ROOT / 'tools/train.py'), str(config), '--launcher', 'pytorch']
-    return subprocess.Popen(
-        [sys.executable, '-m', 'torch.distributed.run', *words, '--work-dir', str(work_dir)],
-        cwd=ROOT,
-        env=dict(ENV, PYTHONPATH=TESTS),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def test_torchrun_restarts(tmp_path):
     """A rank killed twice, before and after the first checkpoint: the curve stays the same."""
-    whole = torchrun(write_config(tmp_path), tmp_path / 'whole', 0)
+    whole = start_training(write_config(tmp_path), tmp_path / 'whole', True, 0)
     (expected,) = attempts(finish(whole, 300))
     assert whole.returncode == 0 and list(expected) == list(range(1, 13))
 
-    process = torchrun(write_config(tmp_path, (2, 8)), tmp_path / 'work', 2)
+    process = start_training(write_config(tmp_path, (2, 8)), tmp_path / 'work', True, 2)
     output = finish(process, 300)
     assert process.returncode == 0, output[-4000:]
     found = attempts(output)
@@ -148,7 +133,7 @@ def test_torchrun_restarts(tmp_path):
 
 def test_one_rank_is_killed(tmp_path):
     """Without restarts the other process ends too; rank and signal are named."""
-    process = torchrun(write_config(tmp_path, (2,)), tmp_path / 'work', 0)
+    process = start_training(write_config(tmp_path, (2,)), tmp_path / 'work', True, 0)
     try:
         for _ in moments(process, 'death of rank 1'):
             if (tmp_path / 'work/died_2').exists():

@@ -12,8 +12,9 @@ import torch
 from mmengine.hooks import Hook
 
 from gcvit_mm.engine.stopping import StopOnSignal, requeue
+from support.judged_run import assert_same_best, judged
 from support.running import ENV, TESTS
-from support.small_run import load, train
+from support.small_run import change, load, train
 
 
 class Send(Hook):
@@ -63,10 +64,10 @@ def test_goes_on_as_without_a_break(step, loop, workers, tmp_path):
 
 @pytest.mark.parametrize('loop', ['iterations', 'epochs'])
 def test_ended_twice_in_an_epoch(loop, tmp_path):
-    """Each start ends two steps later."""
+    """Several starts end inside of an epoch, the third at its end."""
     whole = train(tmp_path / 'whole', loop, seed=1)
     found = {}
-    for step in (4, 5, 8):
+    for step in (4, 5, 6, 8):
         record = Keep()
         ended(tmp_path / 'run', step, loop=loop, seed=1, resume=step > 4, hooks=dict(keep=record))
         found.update(record.losses)
@@ -119,15 +120,40 @@ def test_accumulated_gradients(counts, tmp_path):
     assert 'gradients' not in load(tmp_path / 'run/iter_12.pth')
 
 
-def test_odd_gradients(tmp_path):
-    """Those of another model, or none at all, are left."""
-    from support.small_run import change
+ODD = {'layers.0.weight': torch.ones(2, 2), 'x': torch.ones(1), 'layers.0.bias': 'a'}
 
-    train(tmp_path, stop=4)
-    odd = {'layers.0.weight': torch.ones(2, 2), 'x': torch.ones(1), 'layers.0.bias': 'a'}
-    change(tmp_path / 'iter_3.pth', lambda content: content.update(gradients=odd))
-    assert sorted(train(tmp_path, resume=True)) == list(range(4, 13))
-    change(tmp_path / 'iter_12.pth', lambda content: content.update(gradients=3))
+
+@pytest.mark.parametrize('odd', [ODD, 3])
+def test_odd_gradients(odd, tmp_path):
+    """Those of another model, or none at all, are left: training goes on without them."""
+    whole = train(tmp_path / 'whole', seed=1)
+    train(tmp_path / 'run', seed=1, stop=4)
+    change(tmp_path / 'run/iter_3.pth', lambda content: content.update(gradients=odd))
+    rest = train(tmp_path / 'run', resume=True)
+    assert rest == pytest.approx({k: v for k, v in whole.items() if k > 3}, rel=1e-6)
+
+
+class SendInEvaluation(Hook):
+    """Sends a signal in the second evaluation."""
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 6 and batch_idx == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize('loop', ['iterations', 'epochs'])
+def test_ended_while_evaluating(loop, tmp_path):
+    """The evaluation begins anew; the best checkpoint is that of a run without a break."""
+    judged(tmp_path / 'whole', loop=loop)
+    # before the hook that looks at it
+    hooks = dict(send=SendInEvaluation(), stop=dict(type='StopOnSignal'))
+    with pytest.raises(SystemExit) as error:
+        judged(tmp_path / 'run', loop=loop, hooks=hooks)
+    assert error.value.code == 143
+    name = 'epoch_2.pth' if loop == 'epochs' else 'iter_6.pth'
+    assert (tmp_path / 'run/last_checkpoint').read_text() == str(tmp_path / 'run' / name)
+    assert judged(tmp_path / 'run', loop=loop, resume=True).asked == 3
+    assert_same_best(tmp_path / 'run', tmp_path / 'whole')
 
 
 RUN = """

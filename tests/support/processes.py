@@ -66,7 +66,7 @@ def processes_of(marker):
 
 
 def start_training(config, work_dir, launcher=False, restarts=0, options=()):
-    """Start a training with two workers in each process."""
+    """Start a training: one process, or two by torchrun."""
     tool = [str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(work_dir)]
     words = [sys.executable, *tool]
     if launcher:
@@ -74,7 +74,7 @@ def start_training(config, work_dir, launcher=False, restarts=0, options=()):
         words = [sys.executable, '-m', 'torch.distributed.run', *run, *tool]
         words += ['--launcher', 'pytorch']
     return subprocess.Popen(
-        [*words, '--cfg-options', *options],
+        [*words, *(['--cfg-options', *options] if options else [])],
         cwd=ROOT,
         env=dict(ENV, PYTHONPATH=TESTS),
         stdout=subprocess.PIPE,

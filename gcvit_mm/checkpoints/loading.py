@@ -268,6 +268,11 @@ def check_whole_model(model: nn.Module, content: dict, checkpoint: str, resume: 
         own = model.state_dict()
         more = [k for k in state if k not in own]
         problems = match(state, model, ignore=more, fit=False).problems
+        problems += [
+            f'{key} holds other numbers'
+            for key, value in own.items()
+            if key in state and state[key].is_floating_point() != value.is_floating_point()
+        ]
         if problems:
             raise CheckpointError(
                 f'--resume: {checkpoint} does not fit the {name} of this config: '

@@ -7,7 +7,10 @@ from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapperDict
 
 from ..errors import CheckpointError
+from .states import mismatch, sound, without_state
 
+# How an optimizer computes, which is the business of the machine at hand.
+HOW = ('foreach', 'fused', 'capturable', 'differentiable')
 # What schedulers count; all else of their state was given to them.
 COUNTED = ('last_step', 'base_values', 'best', 'num_bad_epochs', 'cooldown_counter', 'verbose')
 
@@ -30,11 +33,12 @@ def take_changes(runner: Any, checkpoint: dict, path: str) -> List[str]:
     """
     said: List[str] = []
     for name, wrapper, ours in parts(runner):
-        saved, theirs = checkpoint['optimizer'], checkpoint.get('param_schedulers') or []
+        saved, theirs = checkpoint['optimizer'], checkpoint.get('param_schedulers')
         if name:
             saved = saved.get(name)
-            theirs = theirs.get(name) or [] if isinstance(theirs, dict) else theirs
-        problem = mismatch(wrapper, ours, saved, theirs)
+            theirs = theirs.get(name) if isinstance(theirs, dict) else theirs
+        theirs = [] if theirs is None else theirs
+        problem = mismatch(wrapper.optimizer, ours, saved, theirs)
         if problem:
             raise CheckpointError(
                 f'--resume: {path} holds {problem}: use the config it was trained with, or start '
@@ -43,14 +47,24 @@ def take_changes(runner: Any, checkpoint: dict, path: str) -> List[str]:
         groups = list(saved['param_groups'])
         if saved.get('base_param_settings') is not None:
             groups.append(saved['base_param_settings'])
+        for group, old in zip(wrapper.param_groups, groups):
+            old.update((key, group[key]) for key in HOW if key in group)
+        new = without_state(wrapper.optimizer, saved)
+        if new:
+            said.append(
+                f'--resume: the optimizer of {path} knows nothing of {new} weights, as if they had '
+                'never had a gradient: they start anew'
+            )
         said += rates(wrapper.param_groups, groups, theirs)
         kept = [*settings(wrapper.param_groups, groups), *schedules(ours, theirs)]
         if kept:
             said.append(
                 f'--resume: kept from the checkpoint, not changed by the config: {", ".join(kept)}'
             )
-    before, now = (checkpoint['meta'].get('run') or {}).get('images'), images(runner)
-    if before and list(before) != now:
+    run, now = checkpoint['meta'].get('run'), images(runner)
+    before: Any = run.get('images') if isinstance(run, dict) else None
+    known = isinstance(before, list) and [type(n) for n in before] == [int] * 3
+    if known and before != now:
         said.append(
             f'--resume: {math.prod(now)} images a step ({described(now)}) instead of '
             f'{math.prod(before)} ({described(before)}): from here on they are other ones than '
@@ -65,38 +79,6 @@ def parts(runner: Any) -> Iterator[Tuple[str, Any, list]]:
     several = isinstance(wrapper, OptimWrapperDict)
     for name, part in wrapper.items() if several else [('', wrapper)]:
         yield name, part, schedulers.get(name, []) if isinstance(schedulers, dict) else schedulers
-
-
-def mismatch(wrapper: Any, ours: list, saved: Any, theirs: Any) -> str:
-    """Say what keeps an optimizer and its schedulers from going on; '' if nothing does."""
-    groups = saved.get('param_groups') if isinstance(saved, dict) else None
-    own = wrapper.optimizer.param_groups
-    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
-        return 'no state of the optimizer'
-    sizes = [len(group.get('params') or ()) for group in groups]
-    if sizes != [len(group['params']) for group in own]:
-        return f'an optimizer of {len(groups)} groups and {sum(sizes)} weights, unlike the config'
-    for group, other in zip(groups, own):
-        lacking = [key for key in ('betas', 'momentum', 'lr') if key in other and key not in group]
-        if lacking:
-            return f'the state of another optimizer (it has no {lacking[0]})'
-        if any(not sound(group[key]) for key in ('lr', 'initial_lr') if key in group):
-            return 'a learning rate that is none'
-    if not isinstance(theirs, list) or len(theirs) != len(ours):
-        return f'{len(theirs)} param_schedulers, the config {len(ours)}'
-    for state, scheduler in zip(theirs, ours):
-        count = state.get('last_step') if isinstance(state, dict) else None
-        if type(count) is not int or not -1 <= count < 2**40:
-            return 'a scheduler without a step'
-        values, bases = state.get('base_values'), getattr(scheduler, 'base_values', None)
-        if bases is not None and (not isinstance(values, list) or len(values) != len(bases)):
-            return 'a scheduler of another optimizer'
-    return ''
-
-
-def sound(value: Any) -> bool:
-    """Tell whether a value can be a learning rate."""
-    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
 
 
 def rates(own: List[dict], saved: List[dict], schedulers: List[dict]) -> List[str]:

@@ -88,8 +88,9 @@ def last_whole_checkpoint(
 ) -> Optional[str]:
     """Find the last checkpoint that a run can resume from.
 
-    Looked at are the file that ``last_checkpoint`` names, then the numbered ones before it,
-    newest first. Those of other runs, or of a branch that was given up, are passed over.
+    Looked at are the file that ``last_checkpoint`` names (those that were written after it first,
+    where they are known to be this run's), then the numbered ones before it, newest first. Those of
+    other runs, or of a branch that was given up, are passed over.
 
     Args:
         work_dir: The folder of the run.
@@ -109,14 +110,20 @@ def last_whole_checkpoint(
     folder = folder or work_dir
     candidates = numbered_checkpoints(folder)
     named = last_named(folder, work_dir)
+    newer: List[str] = []
     if named:
         before = number(named) if number(named) >= 0 else MOST_STEPS
-        candidates = [named, *(path for path in candidates if number(path) < before)]
+        if line:  # what a run had just written when it was killed
+            pointed = osp.getmtime(osp.join(work_dir, 'last_checkpoint'))
+            newer = [p for p in candidates if number(p) > before and osp.getmtime(p) >= pointed]
+        candidates = [*newer, named, *(path for path in candidates if number(path) < before)]
     flaws: List[str] = []
     others = 0
     for path in candidates:
         flaw, meta = judge(path, model, trust)
         if not flaw and line and not belongs(line_of(meta)[-1][0], meta['iter'], line):
+            if path in newer:
+                continue
             flaw = 'is of another run, or of a branch that was given up'
             others += 1
         if not flaw:
@@ -199,7 +206,8 @@ def state_flaw(content: Any) -> str:
             return f'holds no {key}, so that training cannot resume from it'
     meta, hub = content['meta'], content['message_hub']
     for key in ('iter', 'epoch'):
-        if type(meta.get(key)) is not int or not 0 <= meta[key] < MOST_STEPS:
+        least = 1 if key == 'iter' else 0  # nothing is saved before the first step
+        if type(meta.get(key)) is not int or not least <= meta[key] < MOST_STEPS:
             return f'names {str(meta.get(key))[:40]!r} as its {key}, which is no number of steps'
     seed = meta.get('seed')
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
@@ -207,6 +215,10 @@ def state_flaw(content: Any) -> str:
     parts = ('log_scalars', 'runtime_info', 'resumed_keys')
     if isinstance(hub, dict) and not all(isinstance(hub.get(part), dict) for part in parts):
         return 'holds a message_hub that is none'
+    if isinstance(hub, dict) and any(
+        type(kept) is not bool for kept in hub['resumed_keys'].values()
+    ):
+        return 'holds a message_hub that does not know what to keep'
     for tensor in arrays(content['optimizer']):
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
             if not tensor.isfinite().all():

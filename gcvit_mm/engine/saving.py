@@ -31,16 +31,7 @@ from .identity import (
 )
 from .resuming import checkpoint_flaw, last_whole_checkpoint, restarts, state_flaw
 from .seeding import PASSED
-from .whole_files import (
-    BACKGROUND,
-    UNFINISHED,
-    RemoveLater,
-    WholeFileBackend,
-    changed_later,
-    write_whole,
-)
-
-__all__ = ['UNFINISHED', 'SafeCheckpointHook', 'WholeFileBackend', 'write_whole']
+from .whole_files import BACKGROUND, RemoveLater, write_whole
 
 
 @HOOKS.register_module()
@@ -239,21 +230,32 @@ class SafeCheckpointHook(CheckpointHook):
             runner.message_hub.update_info(PASSED, passed)
         if passed and self.by_epoch:
             self._evaluated = True  # nothing is due here
-            self._guard(runner, self._save_inside_epoch, meta)
+            self._guard(runner, self._save_as, f'iter_{meta["iter"]}.pth', meta)
         elif self._saved[0] != step:
             self._evaluated = False
             self._save_checkpoint_with_step(runner, step, meta)
         self._write(runner, BACKGROUND.finish)
         return str(self.last_ckpt)
 
-    def _save_inside_epoch(self, runner: Runner, meta: Dict[str, int]) -> None:
-        name, self._steps = f'iter_{meta["iter"]}.pth', meta
-        self.last_ckpt = osp.join(self.out_dir, name)
-        options = dict(backend_args=self.backend_args, by_epoch=self.by_epoch, **self.args)
-        runner.save_checkpoint(self.out_dir, name, meta=meta, **options)
+    def _save_as(self, runner: Runner, name: str, meta: Dict[str, int]) -> None:
+        """Write a checkpoint and, once it is whole, that it is the last one."""
+        self._steps = {key: meta[key] for key in ('epoch', 'iter') if key in meta}
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         if is_main_process():
             pointer = osp.join(runner.work_dir, 'last_checkpoint')
-            BACKGROUND.do(write_whole, self.last_ckpt.encode(), pointer)
+            BACKGROUND.do(write_whole, str(self.last_ckpt).encode(), pointer)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Save where that is due; end where the last one could not be written."""
@@ -271,11 +273,7 @@ class SafeCheckpointHook(CheckpointHook):
         unlock_folder(runner.work_dir)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        self._steps = {key: meta[key] for key in ('epoch', 'iter') if key in meta}
-        with contextlib.ExitStack() as stack:
-            if self._local and is_main_process():
-                stack.enter_context(changed_later(osp.join(runner.work_dir, 'last_checkpoint')))
-            self._guard(runner, super()._save_checkpoint_with_step, step, meta)
+        self._guard(runner, self._save_step, step, meta)
         self._saved = (step, self._evaluated)
         if self._between and self._local and is_main_process():
             self.file_backend.remove(self._between)
@@ -283,6 +281,21 @@ class SafeCheckpointHook(CheckpointHook):
             self._between = ''
         if self._local:
             self.file_backend.saved.add(osp.basename(str(self.last_ckpt)))
+
+    def _save_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Write the checkpoint of a step, and have the oldest go that is one too many."""
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:  # it may be written again
+            kept = self.keep_ckpt_ids
+            if len(kept) == self.max_keep_ckpts:
+                oldest = self.filename_tmpl.format(kept.popleft())
+                path = self.file_backend.join_path(self.out_dir, oldest)
+                if is_main_process() and self.file_backend.isfile(path):
+                    self.file_backend.remove(path)
+                elif is_main_process() and self.file_backend.isdir(path):  # of DeepSpeed
+                    self.file_backend.rmtree(path)
+            kept.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+        self._save_as(runner, self.filename_tmpl.format(step), meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         self._steps = dict(epoch=runner.epoch, iter=runner.iter)

@@ -6,8 +6,7 @@ import os.path as osp
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -84,20 +83,6 @@ class Background:
 
 
 BACKGROUND = Background()
-
-
-@contextlib.contextmanager
-def changed_later(path: str) -> Iterator[None]:
-    """Let a small file that is written inside keep its content until all before it is done."""
-    before = Path(path).read_bytes() if osp.isfile(path) else None
-    yield
-    if osp.isfile(path):
-        after = Path(path).read_bytes()
-        if before is None:
-            os.remove(path)
-        else:
-            Path(path).write_bytes(before)
-        BACKGROUND.do(write_whole, after, path)
 
 
 @register_backend('whole_files', force=True)

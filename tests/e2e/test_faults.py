@@ -15,7 +15,7 @@ import torch
 from gcvit_mm.datacheck import check
 from gcvit_mm.datacheck.drawing import spread
 from gcvit_mm.engine.resuming import numbered_checkpoints
-from gcvit_mm.engine.saving import UNFINISHED
+from gcvit_mm.engine.whole_files import UNFINISHED
 from support import faulty_run
 from support.faulty_run import STEPS, write_config
 from support.processes import attempts, finish, free_port, moments, start_training

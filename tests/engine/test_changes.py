@@ -208,3 +208,25 @@ def test_spoilt_optimizers_are_not_saved(tmp_path):
         with pytest.raises(UserError, match='the state of the optimizer is no longer finite'):
             train(tmp_path)
     assert [path.name for path in tmp_path.glob('iter_*')] == ['iter_3.pth']
+
+
+# ------------------------------------------------------------- states of optimizers
+class Frozen(Net):
+    """The first layer does not learn; mmengine gives its weights to the optimizer all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers[0].requires_grad_(False)
+
+
+@pytest.mark.parametrize('model', [Net, Frozen])
+def test_weights_that_the_optimizer_does_not_know(model, tmp_path):
+    """Frozen ones need no state; of others it is said that they start anew."""
+    train(tmp_path, model=model(), end=6)
+    assert train(tmp_path, model=model(), end=9, resume=True)[1] == ''
+    path = tmp_path / 'iter_9.pth'
+    content = load(path)
+    content['optimizer']['state'].pop(5)
+    torch.save(content, path)
+    said = train(tmp_path, model=model(), resume=True)[1]
+    assert f'the optimizer of {path} knows nothing of 1 weights' in said

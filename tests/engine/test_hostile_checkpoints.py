@@ -2,26 +2,21 @@
 
 import re
 import shutil
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_local
 
-from gcvit_mm import CheckpointError, cli
+from gcvit_mm import CheckpointError
 from gcvit_mm.checkpoints import load_model, read_checkpoint
 from gcvit_mm.engine.resuming import checkpoint_flaw
 from gcvit_mm.messages import explain
-from support.small_run import Net, Noise, change, choose, train
-
-MODELS.register_module('SmallNet', module=Net, force=True)
-DATASETS.register_module('Noise', module=Noise, force=True)
+from support.guarded_run import run
+from support.small_run import Net, change, choose, train
 
 
 @pytest.fixture(scope='module')
@@ -39,39 +34,6 @@ def trained(original, tmp_path):
         shutil.copy(path, tmp_path)
     shutil.copy(original / 'last_checkpoint', tmp_path)
     return tmp_path
-
-
-def run(work_dir, **changes):
-    """Train as the tools do, which put their guards into mmengine's runner."""
-    cfg = Config(
-        dict(
-            model=dict(type='SmallNet'),
-            work_dir=str(work_dir),
-            launcher='none',
-            env_cfg=dict(dist_cfg=dict(backend='gloo')),
-            train_dataloader=dict(
-                dataset=dict(type='Noise'),
-                batch_size=4,
-                num_workers=0,
-                sampler=dict(type='InfiniteSampler'),
-                collate_fn=dict(type='pseudo_collate'),
-            ),
-            train_cfg=dict(by_epoch=False, max_iters=12),
-            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.05)),
-            param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=9, by_epoch=False)],
-            default_hooks=dict(
-                checkpoint=dict(type='SafeCheckpointHook', interval=3, by_epoch=False),
-                seeds=dict(type='SeedEveryStep'),
-                logger=None,
-            ),
-            experiment_name=f'run_{time.time_ns()}',
-            log_level='ERROR',
-            **changes,
-        )
-    )
-    runner = cli.build_runner(cfg)
-    runner.train()
-    return runner
 
 
 # ------------------------------------------------------------- nothing runs
@@ -224,6 +186,26 @@ ODD = dict(
     nan_moments=lambda content: content['optimizer']['state'][0]['exp_avg'].fill_(NAN),
     nan_weights=lambda content: content['state_dict']['layers.0.weight'].fill_(NAN),
     other_shape=at('state_dict', 'layers.0.weight', torch.zeros(2, 2)),
+    no_steps=at('meta', 'iter', 0),
+    odd_keys=at('message_hub', 'resumed_keys', dict(loss=None)),
+    schedulers_number=at('param_schedulers', NAN),
+    scheduler_of_momentum=at('param_schedulers', 0, 'param_name', 'momentum'),
+    scheduler_end=at('param_schedulers', 0, 'end', 'later'),
+    scheduler_forgot=lambda content: content['param_schedulers'][0].pop('_global_step'),
+    no_states=at('optimizer', 'state', None),
+    state_of_one=at('optimizer', 'state', 0, None),
+    state_lacks=lambda content: content['optimizer']['state'][1].pop('exp_avg'),
+    moment_none=at('optimizer', 'state', 0, 'exp_avg', None),
+    moment_small=at('optimizer', 'state', 0, 'exp_avg', torch.zeros(2)),
+    step_zero=at('optimizer', 'state', 0, 'step', 0),
+    step_huge=at('optimizer', 'state', 0, 'step', 10**30),
+    eps_text=at('optimizer', 'param_groups', 0, 'eps', '1e-8'),
+    no_eps=lambda content: content['optimizer']['param_groups'][0].pop('eps'),
+    betas_large=at('optimizer', 'param_groups', 0, 'betas', (1, 2)),
+    amsgrad=at('optimizer', 'param_groups', 0, 'amsgrad', True),
+    weights_unnumbered=at('optimizer', 'param_groups', 0, 'params', 1, ''),
+    weights_twice=at('optimizer', 'param_groups', 0, 'params', 1, 0),
+    counter_float=at('state_dict', 'layers.1.num_batches_tracked', torch.tensor(3.5)),
     expanded=at('state_dict', 'layers.0.weight', torch.zeros(1).expand(8, 4)),
     expanded_moments=at('optimizer', 'state', 0, 'exp_avg', torch.zeros(1).expand(8, 4)),
 )
@@ -241,6 +223,17 @@ def test_odd_states_end_in_a_line(kind, named, trained):
         run(trained, resume=True, **(dict(load_from=str(path)) if named else {}))
     line, status = explain(caught.value)
     assert status == 2 and str(path) in line and line.startswith('--resume: ') and len(line) < 500
+
+
+def test_how_it_computes_is_the_configs_business(trained):
+    """Ways to compute are not taken from a file; an optimizer that knows less is named."""
+    path = trained / 'iter_9.pth'
+    change(path, lambda content: content['optimizer']['param_groups'][0].update(fused=(1, 2)))
+    with pytest.raises(CheckpointError, match='an optimizer with an odd fused'):
+        run(trained, resume=True, load_from=str(path))
+    change(path, lambda content: content['optimizer']['param_groups'][0].update(fused=True))
+    runner = run(trained, resume=True, load_from=str(path))
+    assert not runner.optim_wrapper.param_groups[0]['fused']
 
 
 @pytest.mark.parametrize(

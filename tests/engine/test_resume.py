@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
 from gcvit_mm import CheckpointError, UserError
-from gcvit_mm.engine import SafeCheckpointHook
+from gcvit_mm.engine import SafeCheckpointHook, saving, whole_files
 from gcvit_mm.engine.resuming import checkpoint_flaw
-from gcvit_mm.engine.saving import write_whole
+from gcvit_mm.engine.whole_files import write_whole
 from support.small_run import Net, Noise, choose, load, train
 
 
@@ -275,6 +276,7 @@ def test_old_best_is_removed_after_the_new(tmp_path, monkeypatch):
     runner.message_hub.update_info('best_score', 0.1)
     hook.file_backend.waiting.clear()
     hook._save_best_checkpoint(runner, dict(acc=0.3))
+    whole_files.BACKGROUND.finish()
     assert [p.name for p in tmp_path.glob('best_*')] == ['best_acc_iter_2.pth']
 
 
@@ -297,3 +299,63 @@ def test_other_backends_are_left_alone():
     assert SafeCheckpointHook(out_dir='s3://bucket').backend_args is None
     asked = dict(backend='petrel')
     assert SafeCheckpointHook(backend_args=asked).backend_args == asked
+
+
+def test_last_checkpoint_names_what_is_there(tmp_path, monkeypatch):
+    """A run that is killed at any moment has no pointer to a file that it has not written yet."""
+    pointer, written = tmp_path / 'last_checkpoint', []
+
+    def write(data, path):
+        name = Path(path).name
+        if name.startswith('iter_'):
+            assert not pointer.exists() or pointer.read_text() != str(path)
+        else:
+            assert Path(data.decode()).is_file()
+        written.append(name)
+        write_whole(data, path)
+
+    for module in (whole_files, saving):
+        monkeypatch.setattr(module, 'write_whole', write)
+    train(tmp_path)
+    assert written == [n for i in (3, 6, 9, 12) for n in (f'iter_{i}.pth', 'last_checkpoint')]
+
+
+def test_newest_counts_where_its_pointer_was_not_written(tmp_path):
+    """Killed between the two: it is the run's own, and newer than the pointer. One that somebody
+    has pointed back stays where it points."""
+    run, killed = tmp_path / 'run', tmp_path / 'killed'
+    train(run, seed=1)
+    (run / 'iter_12.pth').unlink()
+    (run / 'last_checkpoint').write_text(str(run / 'iter_6.pth'))
+    shutil.copytree(run, killed)
+    before = (killed / 'iter_9.pth').stat().st_mtime - 1
+    os.utime(killed / 'last_checkpoint', (before, before))
+    assert sorted(train(killed, seed=1, resume=True)) == [10, 11, 12]
+    assert sorted(train(run, seed=1, resume=True)) == [7, 8, 9, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        dict(type='SGD'),
+        dict(type='SGD', momentum=0.9, nesterov=True),
+        dict(type='Adam', amsgrad=True),
+        dict(type='RMSprop', momentum=0.5, centered=True),
+        dict(type='Adagrad'),
+        dict(type='NAdam'),
+        dict(type='Rprop'),
+        dict(type='TorchAdafactor'),  # knows other things of matrices than of vectors
+    ],
+    ids=lambda options: ' '.join(map(str, options.values())),
+)
+def test_other_optimizers_go_on(optimizer, tmp_path):
+    """Whatever they know of weights: the losses are those without a break."""
+    if optimizer['type'] == 'TorchAdafactor':
+        if not hasattr(torch.optim, 'Adafactor'):
+            pytest.skip('this torch has no Adafactor')
+        OPTIMIZERS.register_module('TorchAdafactor', module=torch.optim.Adafactor, force=True)
+    options = dict(seed=1, optim_wrapper=dict(optimizer=dict(optimizer, lr=0.01)))
+    whole = train(tmp_path / 'whole', **options)
+    train(tmp_path / 'work', stop=7, **options)
+    resumed = train(tmp_path / 'work', resume=True, **options)
+    assert resumed == pytest.approx({step: whole[step] for step in range(7, 13)}, abs=1e-6)

@@ -11,8 +11,7 @@ from mmengine.hooks import Hook
 
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.engine.identity import belongs, lock_folder, new_start, read_line
-from gcvit_mm.engine.saving import RemoveLater
-from gcvit_mm.engine.whole_files import BACKGROUND
+from gcvit_mm.engine.whole_files import BACKGROUND, RemoveLater
 from support.judged_run import assert_same_best, best, judged
 from support.running import ENV, ROOT
 from support.small_run import change, load, train

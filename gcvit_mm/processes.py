@@ -31,9 +31,23 @@ def end_with_parent(parent: int) -> None:
 
 
 def end_with_launcher() -> None:
-    """Let this process end with torchrun, where that started it."""
+    """Let this process end with torchrun, where that started it.
+
+    Where it has ended already, whoever takes orphans is the parent; that is no Python program, as
+    torchrun is. Without it, this process would wait half an hour for the others.
+    """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
-        end_with_parent(os.getppid())
+        parent = os.getppid()
+        end_with_parent(parent if runs_python(parent) else -1)
+
+
+def runs_python(pid: int) -> bool:
+    """Whether a process is a Python program; True where that cannot be seen."""
+    try:
+        with open(f'/proc/{pid}/cmdline', 'rb') as file:
+            return b'python' in os.path.basename(file.read().partition(b'\0')[0])
+    except OSError:
+        return True
 
 
 class WorkerInit:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 
@@ -12,7 +13,7 @@ import pytest
 from gcvit_mm.processes import WorkerInit
 from support.faulty_run import write_config
 from support.processes import finish, moments, processes_of, start_training
-from support.running import one_line_error
+from support.running import ENV, ROOT, one_line_error
 
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends them')
 
@@ -39,6 +40,21 @@ def test_killed_training_leaves_nothing(launcher, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@linux
+@pytest.mark.parametrize('launcher', ['alive', 'gone'])
+def test_ranks_that_come_late(launcher, tmp_path):
+    """torchrun was killed while a rank was still importing: the rank has another parent then."""
+    code = 'from gcvit_mm import processes; processes.end_with_launcher(); print("goes on")'
+    words = [sys.executable, '-c', code]
+    if launcher == 'gone':  # what starts it is no Python program, as what takes orphans is none
+        words = ['sh', '-c', f"{sys.executable} -c '{code}'; echo $?"]
+    env = dict(ENV, TORCHELASTIC_RUN_ID='1')
+    said = subprocess.run(words, cwd=ROOT, env=env, text=True, capture_output=True, timeout=120)
+    lines = said.stdout.splitlines()
+    assert lines[-1] == dict(alive='goes on', gone=str(128 + signal.SIGKILL))[launcher]
+    assert ('goes on' in lines) == (launcher == 'alive')
 
 
 def test_workers_are_prepared_as_before():

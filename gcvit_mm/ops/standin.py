@@ -103,7 +103,7 @@ class Extension(ModuleType):
             return theirs
         if name == 'roi_align_forward':
             theirs = contiguous_map(theirs)
-        return theirs if self._use == 'compiled' else self._by_input(name, theirs)
+        return explained(theirs) if self._use == 'compiled' else self._by_input(name, theirs)
 
     def _by_input(self, name: str, theirs: Callable[..., Any]) -> Callable[..., Any]:
         """Compiled operators for the devices and types that they are good at, ours otherwise."""
@@ -137,6 +137,23 @@ def refuse(name: str) -> Callable[..., Any]:
         raise UserError(
             f"gcvit_mm does not offer mmcv's operator '{name}'; to compile it: {advice()}"
         )
+
+    return operator
+
+
+def explained(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled operator that says what to do about a type it has no kernel for."""
+
+    def operator(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except RuntimeError as error:
+            if 'BFloat16' not in str(error):
+                raise
+            raise UserError(
+                f"mmcv's compiled operators know no bfloat16 ({error}): leave out --amp, or "
+                "GCVIT_MM_OPS=compiled, and gcvit_mm's operators take it"
+            ) from error
 
     return operator
 

@@ -19,9 +19,15 @@ def switch(monkeypatch, extension):
 
 
 @pytest.fixture
-def ours(monkeypatch):
+def use(monkeypatch):
+    """Have mmcv.ops call an extension."""
+    return lambda extension: switch(monkeypatch, extension)
+
+
+@pytest.fixture
+def ours(use):
     """mmcv.ops on our operators alone."""
-    switch(monkeypatch, Extension(None, 'torch'))
+    use(Extension(None, 'torch'))
     return ops
 
 
@@ -35,13 +41,13 @@ def compiled():
 
 
 @pytest.fixture
-def both(monkeypatch, compiled):
+def both(use, compiled):
     """A function's results on mmcv's compiled operators and on ours."""
 
     def run(function):
         results = []
         for extension in (Extension(compiled, 'compiled'), Extension(None, 'torch')):
-            switch(monkeypatch, extension)
+            use(extension)
             results.append(function())
         return results
 

@@ -7,6 +7,8 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 
 pytest.importorskip('mmdet')
 
+from gcvit_mm import UserError
+from gcvit_mm.ops import Extension
 from support.detectors import SMALL, detector, images, train
 
 
@@ -20,6 +22,23 @@ def test_bfloat16_trains_as_float32(ours, monkeypatch, name):
         assert a.keys() == b.keys()
         assert all(torch.tensor(list(b.values())).isfinite())
         assert b['loss'] == pytest.approx(a['loss'], rel=0.05), step
+
+
+@pytest.mark.parametrize('name', ['mask_gcvit_xxt_shapes', 'retinanet_gpvit_l1_1x'])
+def test_bfloat16_beside_compiled_operators(compiled, use, monkeypatch, name):
+    """By default what they lack is ours; GCVIT_MM_OPS=compiled says in one line what to do."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+
+    def steps():
+        return train(name, lambda optimizer: AmpOptimWrapper(optimizer=optimizer, dtype='bfloat16'))
+
+    use(Extension(compiled))
+    for losses in steps():
+        assert all(torch.tensor(list(losses.values())).isfinite())
+    if name.startswith('mask'):  # on a CPU RetinaNet asks for no operator
+        use(Extension(compiled, 'compiled'))
+        with pytest.raises(UserError, match='BFloat16.*leave out --amp'):
+            steps()
 
 
 @pytest.mark.parametrize('name', ['mask_gcvit_xxt_shapes'])

@@ -32,7 +32,7 @@ from .base import BackboneArgs, BaseBackbone
 
 Size = Tuple[int, int]
 GLOBAL_QUERIES = ('shared', 'own', 'none')
-# MB blocks in the query generator of each stage (paper, section 3.2)
+# MB blocks in the query generator of each stage (v1 of the paper, section 2.2)
 QUERY_BLOCKS = (3, 2, 1, 1)
 
 

@@ -16,16 +16,20 @@ from typing_extensions import Unpack
 
 from ..layers import (
     Block,
+    GlobalAttention,
     ImageConv,
+    ShiftedWindowAttention,
     Stage,
     WindowAttention,
     build_channels_last_norm,
+    convolve,
+    depthwise_conv,
     pad_image,
     pad_to_windows,
 )
 from .base import BackboneArgs, BaseBackbone
 
-GAZES = ('conv', 'attn', 'none')
+GAZES = ('conv', 'attn', 'none', 'only', 'swin', 'msa')
 NO_WEIGHTS = (
     'no weights of GG-Transformer were ever released: train it from scratch, or start from a '
     'checkpoint of this package'
@@ -79,6 +83,27 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x.reshape(b, height // 2, width // 2, 4 * c)))
 
 
+class Gaze(nn.Module):
+    """The gaze branch by itself: values, a depthwise convolution of their map, the projection.
+
+    Args:
+        embed_dims: Channels C.
+        kernel_size: Side of the convolution.
+        drop_rate: Dropout after the projection.
+    """
+
+    def __init__(self, embed_dims: int, kernel_size: int, drop_rate: float) -> None:
+        super().__init__()
+        self.v = nn.Linear(embed_dims, embed_dims)
+        self.v_conv = depthwise_conv(embed_dims, kernel_size)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) -> (B, H, W, C)."""
+        return self.proj_drop(self.proj(convolve(self.v_conv, self.v(x))))
+
+
 @MODELS.register_module()
 class GGTransformer(BaseBackbone):
     """Glance-and-Gaze Transformer.
@@ -93,7 +118,10 @@ class GGTransformer(BaseBackbone):
         partition_size: Side M of a partition in tokens; the dilation is ceil(side / M).
         gaze: 'conv': depthwise convolution of the values. 'attn': no convolution; every
             second block attends in local windows instead (paper, Table 4b). 'none': glance
-            only.
+            only. 'only': no attention. Without glancing: 'swin' (local windows, in every second
+            block shifted by half their side; not in the last stage, whose map is one window at
+            224) and 'msa' (all tokens, no position bias). One, or one a stage: the row MSA is
+            ('swin', 'swin', 'msa', 'msa').
         gaze_kernels: Side of the gaze convolution in each stage; (9, 5, 3, 3) is the paper's
             adaptive choice, (3, 3, 3, 3) and (5, 5, 5, 5) are the fixed ones (Table 4a).
         rel_pos_bias: Learned relative position bias, in units of the dilation. The paper does
@@ -139,7 +167,7 @@ class GGTransformer(BaseBackbone):
         self,
         arch: Union[str, dict] = 'tiny',
         partition_size: int = 7,
-        gaze: str = 'conv',
+        gaze: Union[str, Sequence[str]] = 'conv',
         gaze_kernels: Sequence[int] = (9, 5, 3, 3),
         rel_pos_bias: bool = True,
         mask_padding: bool = True,
@@ -147,8 +175,9 @@ class GGTransformer(BaseBackbone):
         **common: Unpack[BackboneArgs],
     ) -> None:
         super().__init__(arch, **common)
-        if gaze not in GAZES:
-            raise ValueError(f'gaze must be one of {GAZES}, got {gaze!r}')
+        gazes = self.per_stage(gaze, 'gaze')
+        if not set(gazes) <= set(GAZES):
+            raise ValueError(f'gaze must be of {GAZES}, got {gaze!r}')
         kernels = self.per_stage(gaze_kernels, 'gaze_kernels')
         if any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f'gaze_kernels must be odd, got {kernels}')
@@ -156,25 +185,33 @@ class GGTransformer(BaseBackbone):
         num_heads = self.per_stage(settings['num_heads'], 'num_heads')
         embed_dims = [settings['embed_dims'] * 2**i for i in range(self.num_stages)]
 
+        def build_attention(stage: int, second: bool) -> nn.Module:
+            kind, dims = gazes[stage], embed_dims[stage]
+            if kind == 'only':
+                return Gaze(dims, kernels[stage], self.drop_rate)
+            if kind == 'msa':
+                return GlobalAttention(dims, num_heads[stage])
+            sizes = (dims, num_heads[stage], (partition_size, partition_size))
+            options: dict = dict(
+                rel_pos_bias=rel_pos_bias,
+                mask_padding=mask_padding,
+                dilated=kind != 'swin' and not (kind == 'attn' and second),
+                attn_drop_rate=attn_drop_rate,
+                proj_drop_rate=self.drop_rate,
+                v_kernel=kernels[stage] if kind == 'conv' else 0,
+            )
+            if kind == 'swin' and second and stage + 1 < self.num_stages:
+                return ShiftedWindowAttention(*sizes, offset=(partition_size + 1) // 2, **options)
+            return WindowAttention(*sizes, **options)
+
         self.patch_embed = PatchEmbed(self.in_channels, embed_dims[0], 4, norm_cfg)
         self.stages = nn.ModuleList()
         for i, drop_paths in enumerate(self.drop_paths()[: self.num_built_stages]):
             blocks: List[Block] = []
             for j, drop_path in enumerate(drop_paths):
-                attn = WindowAttention(
-                    embed_dims[i],
-                    num_heads[i],
-                    (partition_size, partition_size),
-                    rel_pos_bias=rel_pos_bias,
-                    mask_padding=mask_padding,
-                    dilated=gaze != 'attn' or j % 2 == 0,
-                    attn_drop_rate=attn_drop_rate,
-                    proj_drop_rate=self.drop_rate,
-                    v_kernel=kernels[i] if gaze == 'conv' else 0,
-                )
                 blocks.append(
                     Block(
-                        attn,
+                        build_attention(i, j % 2 == 1),
                         embed_dims[i],
                         settings['mlp_ratio'],
                         norm_cfg,

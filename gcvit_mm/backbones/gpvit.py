@@ -39,25 +39,33 @@ from ..layers.attention import attention
 from .base import BackboneArgs, BaseBackbone
 from .group_propagation import PROPAGATIONS, GPBlock
 
-LOCAL_KINDS = ('lepe', 'window')
+LOCAL_KINDS = ('lepe', 'window', 'attention')
 GLOBAL_KINDS = ('gp', 'attention', 'conv', 'shift', 'none')
 WINDOW = (7, 7)  # of the square windows that the ablations compare with
 
 
 class PatchEmbed(nn.Module):
-    """Convolutional stem: stride 2, then patches of 4 x 4 of its map.
+    """Convolutional stem: stride 2, then patches of its map, 4 x 4 for a stride of 8.
 
     Args:
         in_channels: Channels of the image.
         embed_dims: Channels of the tokens.
         num_convs: 3x3 convolutions between the first and the patches.
+        patch_size: Stride of the map, even.
         norm_cfg: Config of the norms after the convolutions.
     """
 
     def __init__(
-        self, in_channels: int, embed_dims: int, num_convs: int, norm_cfg: dict, hidden: int = 64
+        self,
+        in_channels: int,
+        embed_dims: int,
+        num_convs: int,
+        norm_cfg: dict,
+        patch_size: int = 8,
+        hidden: int = 64,
     ) -> None:
         super().__init__()
+        self.side = patch_size // 2  # of a patch of the map of stride 2
 
         def conv(in_dims: int, kernel_size: int, stride: int, cls: Any = nn.Conv2d) -> list:
             return [
@@ -69,11 +77,11 @@ class PatchEmbed(nn.Module):
         self.stem = nn.Sequential(*conv(in_channels, 7, 2, ImageConv))
         convs = [layer for _ in range(num_convs) for layer in conv(hidden, 3, 1)]
         self.convs = nn.Sequential(*convs)
-        self.projection = nn.Conv2d(hidden, embed_dims, 4, 4)
+        self.projection = nn.Conv2d(hidden, embed_dims, self.side, self.side)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, in_channels, H, W) -> map (B, ceil(H / 8), ceil(W / 8), C)."""
-        x = pad_image(self.convs(self.stem(x)), 4)
+        """Image (B, in_channels, H, W) -> map (B, ceil(H / patch), ceil(W / patch), C)."""
+        x = pad_image(self.convs(self.stem(x)), self.side)
         return self.projection(x).permute(0, 2, 3, 1)
 
 
@@ -137,7 +145,7 @@ class StripeAttention(nn.Module):
 
 
 class LocalBlock(Block):
-    """Stripe attention, MLP, and a depthwise convolution at the end (Section 3.3)."""
+    """Stripe attention, MLP, and a depthwise convolution at the end (Section 3.1)."""
 
     def __init__(self, attn: nn.Module, embed_dims: int, **kwargs: Any) -> None:
         super().__init__(attn, embed_dims, **kwargs)
@@ -175,47 +183,55 @@ def _archs() -> dict:
         mlp_ratio=4.0,
         stripe=2,
     )
-    return dict(
+    archs = dict(
         L1=dict(usual, embed_dims=216, stem_convs=0, drop_path_rate=0.2),
         L2=dict(usual, embed_dims=348, stem_convs=1, drop_path_rate=0.2),
         L3=dict(usual, embed_dims=432, stem_convs=1, drop_path_rate=0.3),
         L4=dict(usual, embed_dims=624, stem_convs=2, drop_path_rate=0.3),
     )
+    plain = {f'D{arch["embed_dims"]}': dict(arch, groups={}) for arch in archs.values()}
+    return {**archs, **plain}
 
 
 class GPViTArgs(BackboneArgs, total=False):
     """The arguments of :class:`GPViT` but for its arch."""
 
     img_size: int
-    local_attn: str
+    patch_size: int
+    local_attn: Optional[str]
     global_attn: str
     groups: Union[Dict[int, int], Sequence[int], None]
     propagation: str
+    rel_pos_bias: bool
     group_norm_cfg: Optional[dict]
     conv_norm_cfg: Optional[dict]
 
 
 @MODELS.register_module()
 class GPViT(BaseBackbone):
-    """GPViT: every map has stride 8.
+    """GPViT: every map has stride 8, or that of ``patch_size``.
 
     Takes images of any size; maps have sides ceil(side / 8).
 
     Args:
-        arch: 'L1' to 'L4' (paper, Table 1), or a dict with the keys ``embed_dims``, ``depth``,
-            ``num_heads`` (of local layers), ``group_heads``, ``groups`` (layer: number of group
-            tokens), ``mlp_ratio``, ``stripe`` (width in tokens), ``stem_convs``,
-            ``drop_path_rate``.
+        arch: 'L1' to 'L4' (paper, Table 1), 'D216', 'D348', 'D432', 'D624' (the plain transformers
+            ViT-D of Tables 6 and 10: all layers attend among all tokens), or a dict with the keys
+            ``embed_dims``, ``depth``, ``num_heads`` (of local layers), ``group_heads``, ``groups``
+            (layer: number of group tokens), ``mlp_ratio``, ``stripe`` (width in tokens),
+            ``stem_convs``, ``drop_path_rate``.
         img_size: Side of the image for which position embeddings are created; others are
             resized (bicubic).
-        local_attn: Attention of the local layers: 'lepe' (stripes) or 'window' (7 x 7)
-            (Tables 6 and 7).
+        patch_size: Stride of the maps, an even number of pixels (16: the rows P16).
+        local_attn: Attention of the local layers: 'lepe' (stripes), 'window' (7 x 7) or 'attention'
+            (among all tokens) (Tables 6 and 7). Default: 'lepe', of the plain archs 'attention'.
         global_attn: What stands in the layers of ``groups``: 'gp', 'attention' (among all
             tokens), 'conv', 'shift' (windows moved by three) or 'none' (a local layer)
             (Table 7).
         groups: Group tokens a layer instead of those of the arch: a dict, or as many numbers as
             the arch has GP layers (Table 8).
         propagation: Among the group tokens of 'gp': 'mixer', 'attention' or 'none' (Table 9).
+        rel_pos_bias: Learned relative position bias of windows, shifted or not. Section 4.4 has the
+            windows of Swin, which has it, and does not say whether it was kept.
         group_norm_cfg: Config of the norms of tokens in GP layers.
         conv_norm_cfg: Config of the norms of convolutions.
         common: ``in_channels``, ``out_indices`` (layers, default the last), ``drop_rate``,
@@ -244,15 +260,19 @@ class GPViT(BaseBackbone):
         self,
         arch: Union[str, dict] = 'L1',
         img_size: int = 224,
-        local_attn: str = 'lepe',
+        patch_size: int = 8,
+        local_attn: Optional[str] = None,
         global_attn: str = 'gp',
         groups: Union[Dict[int, int], Sequence[int], None] = None,
         propagation: str = 'mixer',
+        rel_pos_bias: bool = False,
         group_norm_cfg: Optional[dict] = None,
         conv_norm_cfg: Optional[dict] = None,
         **common: Unpack[BackboneArgs],
     ) -> None:
         super().__init__(arch, **common)
+        if local_attn is None:
+            local_attn = 'attention' if self.arch.startswith('D') else 'lepe'
         for name, value, known in (
             ('local_attn', local_attn, LOCAL_KINDS),
             ('global_attn', global_attn, GLOBAL_KINDS),
@@ -262,16 +282,19 @@ class GPViT(BaseBackbone):
                 raise ValueError(f"{name} must be one of {known}, got '{value}'")
         if not isinstance(img_size, int) or img_size < 1:
             raise ValueError(f'img_size must be the side of a square image, got {img_size!r}')
+        if not isinstance(patch_size, int) or patch_size < 2 or patch_size % 2:
+            raise ValueError(f'patch_size must be an even number of pixels, got {patch_size!r}')
         self.group_norm_cfg = group_norm_cfg or dict(type='LN', eps=1e-5)
         self.conv_norm_cfg = conv_norm_cfg or dict(type='BN')
         settings = self.arch_settings
         self.groups = self._resolve_groups(groups)
         self.kinds = (local_attn, global_attn, propagation)
         embed_dims = settings['embed_dims']
+        self.patch_size, self.rel_pos_bias = patch_size, rel_pos_bias
         self.patch_embed = PatchEmbed(
-            self.in_channels, embed_dims, settings['stem_convs'], self.conv_norm_cfg
+            self.in_channels, embed_dims, settings['stem_convs'], self.conv_norm_cfg, patch_size
         )
-        self.pos_embed = PositionEmbedding(embed_dims, -(-img_size // 8))
+        self.pos_embed = PositionEmbedding(embed_dims, -(-img_size // patch_size))
         self.pos_drop = nn.Dropout(self.drop_rate)
         self.layers = nn.ModuleList(
             self._build_layer(i, drop_path)
@@ -343,7 +366,7 @@ class GPViT(BaseBackbone):
             return LocalBlock(StripeAttention(embed_dims, num_heads, settings['stripe']), **common)
         if kind == 'attention':
             return Block(GlobalAttention(embed_dims, num_heads), **common)
-        window: Dict[str, Any] = dict(rel_pos_bias=False, mask_padding=True)
+        window: Dict[str, Any] = dict(rel_pos_bias=self.rel_pos_bias, mask_padding=True)
         if kind == 'window':
             return Block(WindowAttention(embed_dims, num_heads, WINDOW, **window), **common)
         # windows moved by three begin four tokens before the map

@@ -44,6 +44,7 @@ class GPViTAdapter(GPViT):
         [(1, 216, 17, 25), (1, 216, 9, 13), (1, 216, 5, 7), (1, 216, 3, 4)]
     """
 
+    arch_zoo = {name: GPViT.arch_zoo[name] for name in ('L1', 'L2', 'L3', 'L4')}
     not_taken = ('out_indices',)
 
     def __init__(
@@ -59,6 +60,8 @@ class GPViTAdapter(GPViT):
     ) -> None:
         super().__init__(arch, **gpvit_args)
         settings = self.arch_settings
+        if self.patch_size != 8:
+            raise ValueError(f'the adapter needs patch_size=8, got {self.patch_size}')
         if num_interactions < 1 or settings['depth'] % num_interactions:
             raise ValueError(
                 f"num_interactions must divide the arch's depth of {settings['depth']}, got "

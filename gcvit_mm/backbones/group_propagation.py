@@ -1,4 +1,4 @@
-"""Group propagation, written from Section 3.2 of the GPViT paper (arXiv 2212.06795).
+"""Group propagation, written from Section 3.1 of the GPViT paper (arXiv 2212.06795).
 
 Learned group tokens collect from all tokens, talk to each other, and hand back.
 """
@@ -116,7 +116,7 @@ class Ungrouping(nn.Module):
 
 
 class GPBlock(nn.Module):
-    """Group propagation: grouping, propagation among the groups, ungrouping (Section 3.2).
+    """Group propagation: grouping, propagation among the groups, ungrouping (Section 3.1).
 
     Args:
         embed_dims: Channels C.

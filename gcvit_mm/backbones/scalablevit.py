@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 from ..layers import (
     Block,
     ImageConv,
+    ShiftedWindowAttention,
     Stage,
     WindowAttention,
     build_channels_last_norm,
@@ -35,7 +36,7 @@ from ..layers import (
 from ..layers.attention import attention
 from .base import BackboneArgs, BaseBackbone
 
-ATTENTIONS = ('iwsa', 'wsa', 'ssa')
+ATTENTIONS = ('iwsa', 'wsa', 'swsa', 'ssa')
 INTERACTIONS = ('lim', 'lem', 'none')
 
 
@@ -95,7 +96,7 @@ class LEMAttention(WindowAttention):
 
 
 class ScalableAttention(nn.Module):
-    """Scalable self-attention (SSA): all tokens attend to a reduced map (paper, equation 4).
+    """Scalable self-attention (SSA): all tokens attend to a reduced map (paper, equations 2 and 3).
 
     Queries and keys have ``embed_dims * c_ratio`` channels. A map whose sides are no multiples
     of ``sr_ratio`` is zero-padded before it is reduced, so that no border is lost.
@@ -206,7 +207,8 @@ class ScalableViT(BaseBackbone):
             keys over those of the map), ``sr_ratios``, ``mlp_ratio``, ``window_size``,
             ``drop_path_rate``.
         attn_kinds: Attention of the even and of the odd blocks, each 'iwsa', 'wsa' (windows
-            without interaction) or 'ssa' (paper, Table 5a).
+            without interaction), 'swsa' (windows shifted by half their side, as Swin's; not in the
+            last stage, whose map is one window at 224) or 'ssa' (paper, Table 5a).
         interaction: Convolution over the values of 'iwsa': 'lim' on the whole map, 'lem'
             inside each window, 'none' (Tables 5b and 7).
         peg: Position encoding after the first block of each stage (Table 5b).
@@ -263,17 +265,14 @@ class ScalableViT(BaseBackbone):
                 return ScalableAttention(
                     embed_dims[stage], num_heads[stage], sr_ratios[stage], c_ratios[stage], **drops
                 )
+            window = to_2tuple(windows[stage], f'window_size[{stage}]')
+            sizes = (embed_dims[stage], num_heads[stage], window)
+            options: dict = dict(drops, rel_pos_bias=False, mask_padding=True)
+            if kind == 'swsa' and stage + 1 < self.num_stages:
+                return ShiftedWindowAttention(*sizes, offset=(window[0] + 1) // 2, **options)
             interacting = kind == 'iwsa' and interaction != 'none'
             cls = LEMAttention if interaction == 'lem' else WindowAttention
-            return cls(
-                embed_dims[stage],
-                num_heads[stage],
-                to_2tuple(windows[stage], f'window_size[{stage}]'),
-                rel_pos_bias=False,
-                mask_padding=True,
-                v_kernel=3 if interacting else 0,
-                **drops,
-            )
+            return cls(*sizes, v_kernel=3 if interacting else 0, **options)
 
         self.patch_embed = PatchEmbed(self.in_channels, embed_dims[0], 7, 4, norm_cfg, drop_rate)
         self.stages = nn.ModuleList()

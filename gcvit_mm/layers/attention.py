@@ -269,6 +269,9 @@ class WindowAttention(nn.Module):
 class ShiftedWindowAttention(WindowAttention):
     """Window attention whose first windows begin before the map; the padding is always hidden.
 
+    This gives what Swin's rolled map with its mask of pairs gives, from more windows (81 instead of
+    64 at 56x56) and a mask of keys, which torch's fused attention takes.
+
     Args:
         offset: Rows and columns by which the first windows begin before the map. Windows moved
             by s tokens, in the words of Swin, begin ``window - s`` tokens before it.

@@ -60,7 +60,7 @@ class SqueezeExcite(nn.Module):
 class MBConv(nn.Module):
     """Depthwise 3x3, GELU, squeeze-excitation, pointwise, residual; no norm, no expansion.
 
-    Called Fused-MBConv in the GC ViT paper (section 3.3).
+    Called Fused-MBConv in the GC ViT paper (v1, section 2.1).
 
     Args:
         embed_dims: Channels.

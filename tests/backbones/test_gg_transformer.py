@@ -65,6 +65,10 @@ def test_without_gaze_is_the_size_of_swin():
         (dict(gaze_kernels=(9, 5, 3, 3)), 28.35, 4.55),
         (dict(gaze='none'), 28.29, 4.49),
         (dict(gaze='attn'), 28.29, 4.49),
+        (dict(gaze='only'), 24.01, 3.72),
+        # 4.49 and 4.62 in the paper: Swin rolls its map, here it is padded by half a window
+        (dict(gaze='swin'), 28.29, 5.06),
+        (dict(gaze=('swin', 'swin', 'msa', 'msa')), 28.27, 4.73),
     ],
     ids=str,
 )
@@ -148,6 +152,23 @@ def test_gaze_by_attention_alternates():
 
 
 @torch.no_grad()
+def test_rows_without_glancing():
+    """Swin's windows, shifted in every second block but not in the last stage; all tokens; none."""
+    model = GGTransformer(gaze='swin', out_indices=(3,)).eval()
+    offsets = [[block.attn.offset for block in stage.blocks] for stage in model.stages]
+    assert offsets == [[0, 4], [0, 4], [0, 4] * 3, [0, 0]]
+    assert not any(block.attn.dilated for stage in model.stages for block in stage.blocks)
+    model = GGTransformer(gaze=('only', 'only', 'msa', 'msa')).eval()
+    x = torch.randn(1, 10, 12, 96)
+    changed = x.clone()
+    changed[0, 5, 6] += 1
+    gaze = model.stages[0].blocks[0].attn
+    reach = (gaze(changed) - gaze(x)).abs().amax(-1)[0] > 1e-7
+    assert reach[1:10, 2:11].all() and reach.sum() == 81  # 9 x 9 around the token
+    assert model(torch.randn(1, 3, 75, 90))[3].isfinite().all()
+
+
+@torch.no_grad()
 def test_merging_equals_mmdet():
     """Patch merging takes mmdet's weights and gives its outputs, odd sides included."""
     pytest.importorskip('mmdet')
@@ -175,8 +196,10 @@ def test_no_weights_exist(tmp_path):
 
 def test_bad_values():
     """Values out of range are named with what fits."""
-    with pytest.raises(ValueError, match="gaze must be one of .'conv', 'attn', 'none'"):
-        GGTransformer(gaze='look')
+    with pytest.raises(
+        ValueError, match="gaze must be of .'conv', 'attn', 'none', 'only', 'swin', 'msa'"
+    ):
+        GGTransformer(gaze=('conv', 'conv', 'conv', 'look'))
     with pytest.raises(ValueError, match='gaze_kernels must be odd'):
         GGTransformer(gaze_kernels=(4, 3, 3, 3))
     with pytest.raises(ValueError, match='out_type must be one of'):

@@ -231,6 +231,38 @@ def test_ablations(kwargs, millions):
 
 
 @pytest.mark.parametrize(
+    'arch, patch_size, millions',
+    [
+        ('D216', 8, 7.37),
+        ('D348', 8, 18.52),
+        ('D432', 8, 28.20),
+        ('D624', 8, 58.01),
+        ('D216', 16, 7.91),
+        ('D348', 16, 19.38),
+        ('D432', 16, 29.28),
+        ('D624', 16, 59.56),
+    ],
+)
+def test_plain_transformers(arch, patch_size, millions):
+    """ViT-D of Tables 6 and 10, with their head of 1000 classes."""
+    model = on_meta(GPViT, arch, patch_size=patch_size)
+    head = (model.arch_settings['embed_dims'] + 1) * 1000
+    assert (count(model) + head) / 1e6 == pytest.approx(millions, abs=0.0055)
+    if arch == 'D216':
+        wanted = {8: 8.75, 16: 1.81}[patch_size]
+        assert gmacs(model, (224, 224))[1] == pytest.approx(wanted, abs=0.01)
+
+
+@torch.no_grad()
+def test_patches_of_16():
+    """Stride 16, at any size; the adapter's pyramid begins at 8."""
+    model = GPViT(ARCH, patch_size=16, local_attn='attention', global_attn='none').eval()
+    assert [tuple(out.shape) for out in model(torch.randn(2, 3, 65, 97))] == [(2, C, 5, 7)]
+    with pytest.raises(ValueError, match='the adapter needs patch_size=8, got 16'):
+        GPViTAdapter(ARCH, patch_size=16)
+
+
+@pytest.mark.parametrize(
     'size, expected',
     [
         ((224, 224), (28, 28)),
@@ -1002,16 +1034,18 @@ def test_groups_are_chosen():
 
 # ---------------------------------------------------------------------- what it is compared with
 @pytest.mark.parametrize('kind, shift', [('window', 0), ('shift', 3)])
+@pytest.mark.parametrize('bias', [False, True])
 @torch.no_grad()
-def test_windows_are_those_of_swin(kind, shift):
-    """With its position bias at zero, on maps that windows divide."""
+def test_windows_are_those_of_swin(kind, shift, bias):
+    """With its position bias or at zero, on maps that windows divide."""
     swin = pytest.importorskip('mmdet.models.backbones.swin')
-    model = GPViT(ARCH, local_attn='window', global_attn='shift')
+    model = GPViT(ARCH, local_attn='window', global_attn='shift', rel_pos_bias=bias)
     ours = model.layers[0 if kind == 'window' else 1].attn
     theirs = swin.ShiftWindowMSA(C, 12, window_size=7, shift_size=shift).eval()
     for p in ours.parameters():
         p.copy_(0.2 * torch.randn_like(p))  # Swin hides tokens by -100: logits must be small
-    theirs.w_msa.relative_position_bias_table.zero_()
+    table = theirs.w_msa.relative_position_bias_table
+    table.copy_(ours.rel_pos.relative_position_bias_table) if bias else table.zero_()
     theirs.w_msa.qkv.load_state_dict(ours.qkv.state_dict())
     theirs.w_msa.proj.load_state_dict(ours.proj.state_dict())
     x = torch.randn(2, 14, 21, C)
@@ -1076,7 +1110,8 @@ def test_ablations_run(cls, kwargs):
         (GPViT, dict(out_strides=(8,)), "GPViT has no argument 'out_strides'"),
         (GPViTAdapter, dict(out_indices=(11,)), "GPViTAdapter has no argument 'out_indices'"),
         (GPViTAdapter, dict(out_stride=(8,)), r"did you mean 'out_strides'\?"),
-        (GPViT, dict(arch='L5'), "no arch 'L5'; it knows: L1, L2, L3, L4"),
+        (GPViT, dict(arch='L5'), "no arch 'L5'; it knows: L1, L2, L3, L4, D216"),
+        (GPViT, dict(patch_size=7), 'patch_size must be an even number of pixels, got 7'),
         (GPViT, dict(arch=dict(embed_dims=24)), 'missing: .*depth.*stripe'),
         (GPViT, dict(arch=dict(ARCH, num_heads=5)), r'num_heads \(5\) must be even'),
         (GPViT, dict(arch=dict(ARCH, num_heads=16)), r'divide embed_dims \(24\)'),

@@ -192,6 +192,7 @@ def test_iwsa_equals_the_equation(size):
     'kwargs, millions',
     [
         (dict(attn_kinds=('wsa', 'wsa')), 30.37),
+        (dict(attn_kinds=('swsa', 'ssa')), 31.97),
         (dict(attn_kinds=('iwsa', 'iwsa')), 30.44),
         (dict(attn_kinds=('ssa', 'ssa')), 33.56),
         (dict(attn_kinds=('ssa', 'ssa'), c_ratios=1), 31.78),
@@ -212,6 +213,15 @@ def test_ablations(kwargs, millions):
 
 
 @torch.no_grad()
+def test_shifted_windows():
+    """As Swin's: half a window further, not in the last stage; any size of images."""
+    model = ScalableViT(attn_kinds=('wsa', 'swsa')).eval()
+    offsets = [[block.attn.offset for block in stage.blocks[:2]] for stage in model.stages]
+    assert offsets == [[0, 4]] * 3 + [[0, 0]]
+    assert model(torch.randn(1, 3, 75, 90))[3].isfinite().all()
+
+
+@torch.no_grad()
 def test_lem_stays_in_its_window():
     """A change in one window reaches its neighbour through LIM, not through LEM."""
     x = torch.randn(1, 14, 14, 16)
@@ -227,8 +237,8 @@ def test_lem_stays_in_its_window():
 
 def test_bad_values():
     """Values out of range are named with what fits."""
-    with pytest.raises(ValueError, match="attn_kinds must be two of .'iwsa', 'wsa', 'ssa'"):
-        ScalableViT(attn_kinds=('iwsa', 'swsa'))
+    with pytest.raises(ValueError, match="attn_kinds must be two of .'iwsa', 'wsa', 'swsa', 'ssa'"):
+        ScalableViT(attn_kinds=('iwsa', 'swin'))
     with pytest.raises(ValueError, match='interaction must be one of'):
         ScalableViT(interaction='some')
     with pytest.raises(ValueError, match='must divide embed_dims'):

@@ -27,24 +27,6 @@ def test_missing_data(tmp_path):
     assert '--data-root' in error
 
 
-def test_missing_checkpoint(shapes, tmp_path):
-    """A missing checkpoint is named by the test tool, alone and distributed."""
-    missing = tmp_path / 'none.pth'
-    options = ['--data-root', shapes / 'coco']
-    assert f'{missing} does not exist' in one_line_error('test.py', CONFIG, missing, *options)
-    distributed = one_line_error('dist_test.sh', CONFIG, missing, 2, *options)
-    assert f'{missing} does not exist' in distributed
-
-
-def test_dist_train_checks_first(tmp_path):
-    """dist_train.sh shows the one line, not the reports of its processes."""
-    error = one_line_error('dist_train.sh', 'configs/nothing.py', 2)
-    assert 'configs/nothing.py does not exist' in error
-    error = one_line_error('dist_train.sh', CONFIG, 2, '--data-root', tmp_path)
-    assert 'instances_train2017.json does not exist' in error
-    assert "got 'many'" in one_line_error('dist_train.sh', CONFIG, 'many')
-
-
 def test_unreachable_weights(shapes, tmp_path):
     """Released weights that cannot be fetched: which file, where to put it, how to do without."""
     error = one_line_error(

@@ -30,7 +30,7 @@ torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Mark by folder: whole runs of the tools as e2e, what only a GPU can run as gpu."""
+    """Mark by folder: whole runs and what takes as long as e2e, what only a GPU can run as gpu."""
     for item in items:
         folder = item.path.relative_to(ROOT / 'tests').parts[0]
         if folder in ('e2e', 'gpu'):

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import gcvit_mm
-from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, GroupNeck, ScalableViT, cli
+from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, GroupNeck, ScalableViT
+from support.configs import CONFIGS, read_config
 from support.cuda import Call, fake_cuda, recorded_attention, to_fake_cuda, unfused
-from support.running import ROOT
+from support.detectors import SMALL, detector
 
 # Every ablation switch that changes a forward pass.
 MODELS = {
@@ -19,6 +20,7 @@ MODELS = {
     'gg': (GGTransformer, {}),
     'gg attn': (GGTransformer, dict(gaze='attn', rel_pos_bias=False)),
     'gg none': (GGTransformer, dict(gaze='none', mask_padding=False)),
+    'gg without glance': (GGTransformer, dict(gaze=('only', 'swin', 'msa', 'swin'))),
     'ggdeit': (GGDeiT, {}),
     'ggdeit token': (GGDeiT, dict(out_type='cls_token', arch='small')),
     'ggdeit without token': (GGDeiT, dict(with_cls_token=False)),
@@ -26,6 +28,7 @@ MODELS = {
     'scalablevit large': (ScalableViT, dict(arch='large')),
     'scalablevit lem': (ScalableViT, dict(interaction='lem', peg=False)),
     'scalablevit wsa': (ScalableViT, dict(attn_kinds=('wsa', 'iwsa'), interaction='none')),
+    'scalablevit shifted': (ScalableViT, dict(attn_kinds=('swsa', 'ssa'))),
     'gpvit L1': (GPViT, dict(out_indices=(2, 5, 8, 11))),
     'gpvit L2': (GPViT, dict(arch='L2')),
     'gpvit L3': (GPViT, dict(arch='L3')),
@@ -33,18 +36,29 @@ MODELS = {
     'gpvit windows': (GPViT, dict(local_attn='window', global_attn='attention')),
     'gpvit shift': (GPViT, dict(local_attn='window', global_attn='shift')),
     'gpvit conv': (GPViT, dict(global_attn='conv', propagation='attention')),
+    'gpvit bias': (GPViT, dict(local_attn='window', global_attn='shift', rel_pos_bias=True)),
+    'gpvit plain': (GPViT, dict(arch='D216', patch_size=16)),
     'gpvit none': (GPViT, dict(propagation='none')),
     'gpvit adapter': (GPViTAdapter, {}),
     'gpvit adapter L4': (GPViTAdapter, dict(arch='L4', out_strides=(8, 16, 32))),
 }
-PASSES = [
-    pytest.param(dtype, training, size, with_cp, id=f'{str(dtype)[6:]} {size[0]}x{size[1]} {how}')
-    for dtype, training, size, with_cp, how in (
-        (torch.float32, False, (97, 131), False, 'eval'),
-        (torch.bfloat16, True, (250, 333), False, 'train'),
-        (torch.bfloat16, True, (224, 224), True, 'with_cp'),
-    )
-]
+PASSES = {
+    'eval': (torch.float32, False, (97, 131), False),
+    'train': (torch.bfloat16, True, (250, 333), False),
+    'with_cp': (torch.bfloat16, True, (224, 224), True),
+}
+# Recomputation wraps blocks, whatever is in them: it is asked of one model a class.
+RECOMPUTED = {cls: name for name, (cls, _) in reversed(MODELS.items())}
+
+
+def build(cls, **options):
+    """A backbone without weights and with two blocks a stage: those that follow repeat them."""
+    with torch.device('meta'):
+        model = cls(**options)
+    for stage in model.stages:
+        if hasattr(stage, 'blocks'):
+            del stage.blocks[2:]
+    return model
 
 
 def run(model, dtype, size, batch=2):
@@ -56,13 +70,20 @@ def run(model, dtype, size, batch=2):
     return outputs, calls
 
 
-@pytest.mark.parametrize('dtype, training, size, with_cp', PASSES)
-@pytest.mark.parametrize('name', MODELS)
-def test_backbone(name, dtype, training, size, with_cp):
+@pytest.mark.parametrize(
+    ('name', 'how'),
+    [
+        (name, how)
+        for name, (cls, _) in MODELS.items()
+        for how in PASSES
+        if how != 'with_cp' or name == RECOMPUTED[cls]
+    ],
+)
+def test_backbone(name, how):
     """Nothing is made elsewhere, nothing changes its type, and every attention can be fused."""
     cls, options = MODELS[name]
-    with torch.device('meta'):
-        model = cls(with_cp=with_cp, **options).train(training)
+    dtype, training, size, with_cp = PASSES[how]
+    model = build(cls, with_cp=with_cp, **options).train(training)
     with fake_cuda():
         outputs, calls = run(model, dtype, size)
         for out in outputs:
@@ -83,23 +104,36 @@ def test_neck():
         assert [unfused(call) for call in calls] == ['']
 
 
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_detectors(name, dtype):
+    """Backbone, neck and dense head of the detectors that train here, up to where boxes are."""
+    pytest.importorskip('mmdet')
+    model = detector(name)
+    head = getattr(model, 'rpn_head', None) or model.bbox_head
+    with fake_cuda():
+        to_fake_cuda(model)
+        with torch.autocast('cuda', dtype, dtype != torch.float32):
+            maps = model.extract_feat(torch.empty(2, 3, 96, 128, device='cuda'))
+            outputs = [] if 'dino' in name else [x for levels in head(maps) for x in levels]
+    assert len(outputs) == (0 if 'dino' in name else 2 * len(maps))
+    for x in [*maps, *outputs]:  # group norms of DINO's neck give float32
+        assert x.is_cuda and x.dtype in (dtype, torch.float32) and x.requires_grad
+
+
 TRAINING = ('init_cfg', 'drop_path_rate', 'with_cp', 'frozen_stages', 'out_indices', 'norm_cfg')
 asked = {}  # backbones, and the first config that has them
 
 
-@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs').glob('*.py')))
+@pytest.mark.parametrize('name', sorted(path.stem for path in CONFIGS.glob('*.py')))
 def test_attention_of_configs_can_be_fused(name):
     """At the size of COCO's images, in bfloat16, where no other config has the same backbone."""
-    backbone = cli.load_config(str(ROOT / f'configs/{name}.py')).model.backbone.to_dict()
+    backbone = read_config(name).model.backbone.to_dict()
     key = repr(sorted((k, v) for k, v in backbone.items() if k not in TRAINING))
     if asked.setdefault(key, name) != name:
         return
     backbone.pop('init_cfg', None)
-    with torch.device('meta'):
-        model = getattr(gcvit_mm, backbone.pop('type'))(**backbone)
-    for stage in model.stages:
-        if hasattr(stage, 'blocks'):
-            del stage.blocks[2:]  # they repeat
+    model = build(getattr(gcvit_mm, backbone.pop('type')), **backbone)
     with fake_cuda():
         calls = run(model, torch.bfloat16, (800, 1333), batch=1)[1]
         assert calls and {unfused(call) for call in calls} == {''}

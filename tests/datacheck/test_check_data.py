@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -15,7 +13,7 @@ from gcvit_mm import UserError, cli
 from gcvit_mm.datacheck import check, datasets, drawing
 from gcvit_mm.datacheck import report as reports
 from gcvit_mm.datacheck.coco import box_flaw
-from support.running import CLS, DET, ENV, FOLDERS, ROOT, SEG, one_line_error, run
+from support.running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -386,27 +384,6 @@ def test_failing_pipeline(shapes, tmp_path):
     report = check.check(cfg, 50, str(tmp_path))
     assert len(report.errors) == 1
     assert report.errors[0].startswith('train_dataloader: its pipeline fails: ')
-
-
-def test_program(data, tmp_path):
-    """Status 0 and 2, one line a finding, nothing drawn where there are errors."""
-    command = ['check-data', DET, '--data-root', data / 'coco', '--out-dir', tmp_path / 'out']
-    command += ['--samples', '4', '--cfg-options']
-    printed = run(*command, 'model.roi_head.bbox_head.num_classes=6', status=2)
-    assert 'Traceback' not in printed, printed
-    lines = [line for line in printed.splitlines() if line.startswith('error: ')]
-    assert 'bbox_head.num_classes=6' in lines[0] and not (tmp_path / 'out').exists()
-    done = subprocess.run(
-        [sys.executable, '-m', 'gcvit_mm', *map(str, command), 'train_dataloader.batch_size=8'],
-        cwd=ROOT,
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    assert 'warning: 8 images a step' in done.stdout and '0 errors, 1 warnings' in done.stdout
-    assert (tmp_path / 'out/train.png').exists()
 
 
 def test_training_checks_classes_first(data):

@@ -9,7 +9,6 @@ import io
 import pkgutil
 import re
 import runpy
-import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -236,28 +235,3 @@ def test_figures_are_drawn_and_used(figures, tmp_path):
         assert drawn[16:24] == kept[16:24], f'{name}: drawn in another size; run docs/figures.py'
         assert len(kept) < 150_000
         assert f'images/attend_{name}.png' in text
-
-
-# ------------------------------------------------------------------- the site
-def test_site_builds(tmp_path):
-    """Sphinx builds without a warning and without the network; no link inside it is dead."""
-    pytest.importorskip('sphinx')
-    pytest.importorskip('myst_parser')
-    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', 'docs']
-    built = subprocess.run([*command, tmp_path / 'html'], cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    pages = sorted((tmp_path / 'html').rglob('*.html'))
-    names = {str(path.relative_to(tmp_path / 'html')) for path in pages}
-    assert {'index.html', 'getting_started.html', 'families/gcvit.html', 'api.html'} <= names
-    for path in pages:
-        text = path.read_text(encoding='utf-8')
-        for target in re.findall(r'(?:href|src)="([^"#?]+)', text):
-            if not re.match(r'[a-z]+:', target):
-                assert (path.parent / target).exists(), f'{path.name}: {target}'
-        # everything the pages load is their own
-        assert not re.search(
-            r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="https?:', text
-        )
-    api = (tmp_path / 'html/api.html').read_text(encoding='utf-8')
-    for name in gcvit_mm.__all__:
-        assert name == '__version__' or f'id="gcvit_mm.{name}"' in api, f'{name} is not documented'

@@ -191,6 +191,7 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
         *iterations(6),
         *SMALL_RCNN,
         'default_hooks.checkpoint.interval=2',
+        'default_hooks.checkpoint.save_best=None',
         'train_dataloader.batch_size=1',
     ]
     process = start(*command, env=dict(PORT=free_port()))
@@ -222,6 +223,8 @@ def test_shipped_cascade_runs(device, shapes, tmp_path):
         'model.backbone.init_cfg=None',
         'model.backbone.arch=xxtiny',
         *[f'model.train_cfg.rcnn.{i}.sampler.num=16' for i in range(3)],
+        *[f'model.roi_head.bbox_head.{i}.fc_out_channels=64' for i in range(3)],
+        'model.roi_head.mask_head.conv_out_channels=32',
     ]
     trained = run('train.py', config, '--work-dir', tmp_path, *options)
     assert 'coco/bbox_mAP_50:' in trained and 'coco/segm_mAP_50:' in trained

@@ -93,6 +93,7 @@ def test_detects_drawn_shapes(family, shapes, tmp_path):
         '--cfg-options',
         *iterations(8),
         *SMALL_RCNN,
+        'default_hooks.checkpoint.save_best=None',
         f'train_dataloader.batch_size={1 if family == "gpvit" else 2}',
         'param_scheduler.0.end=2',
         'model.test_cfg.rcnn.score_thr=0.0',
@@ -124,6 +125,13 @@ def test_segments_drawn_shapes(family, device, shapes, tmp_path):
     assert 'mIoU:' in output
 
 
+SMALL_HEADS = [
+    'model.train_cfg.rcnn.sampler.num=16',
+    'model.roi_head.bbox_head.fc_out_channels=64',
+    'model.roi_head.mask_head.conv_out_channels=32',
+]
+
+
 @pytest.mark.parametrize(
     'config', ['mask_scalablevit_s_3x', 'mask_gg_t_1x', 'mask_gpvit_l1_1x', 'retinanet_gpvit_l1_3x']
 )
@@ -146,9 +154,8 @@ def test_shipped_detectors_run(config, device, shapes, tmp_path):
         tmp_path,
         *options,
         *small,
-        *(['model.train_cfg.rcnn.sampler.num=16'] if mask else ['model.test_cfg.score_thr=0.0']),
+        *(SMALL_HEADS if mask else ['model.test_cfg.score_thr=0.0']),
         'train_dataloader.dataset.indices=2',
-        'val_dataloader.dataset.indices=4',
     )
     assert 'coco/bbox_mAP_50:' in output
     assert ('coco/segm_mAP_50:' in output) == mask

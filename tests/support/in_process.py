@@ -33,8 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # mmengine reads all metafiles of a zoo for each base from it, and yapf takes half a second to lay
 # out a config, for every checkpoint.
-metainfo = mmengine.config.utils._get_cfg_metainfo
-mmengine.config.utils._get_cfg_metainfo = functools.lru_cache(maxsize=None)(metainfo)
+mmengine.config.utils.load = functools.lru_cache(maxsize=None)(mmengine.config.utils.load)
 yapf_api.FormatCode = lambda code, **options: (code, True)
 # Every data set collects the garbage of the whole process, which here is that of all tests before.
 base_dataset.gc = SimpleNamespace(collect=lambda: 0)

@@ -125,7 +125,10 @@ def coco_options(shapes, *heads: str) -> list:
         *SMALL_RCNN,
         'model.test_cfg.rcnn.score_thr=0.0',
         'train_cfg.max_epochs=1',
-        'train_dataloader.dataset.indices=8',
+        'default_hooks.checkpoint.save_best=None',  # one checkpoint is enough
+        'train_dataloader.dataset.indices=4',
+        'val_dataloader.dataset.indices=4',
+        'test_dataloader.dataset.indices=4',
         'val_dataloader.dataset.pipeline.1.scale=(160,96)',
         'test_dataloader.dataset.pipeline.1.scale=(160,96)',
     ]
@@ -151,6 +154,7 @@ def ade_options(shapes) -> list:
         '--data-root',
         sample if sample.is_dir() else shapes / 'ade/ADEChallengeData2016',
         '--cfg-options',
+        'default_hooks.checkpoint.save_best=None',
         'val_dataloader.num_workers=0',
         'val_dataloader.persistent_workers=False',
         'test_dataloader.num_workers=0',

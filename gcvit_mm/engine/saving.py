@@ -285,7 +285,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Write the checkpoint of a step, and have the oldest go that is one too many."""
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:  # it may be written again
-            kept = self.keep_ckpt_ids
+            kept, known = self.keep_ckpt_ids, [*self.keep_ckpt_ids, step]
             if len(kept) == self.max_keep_ckpts:
                 oldest = self.filename_tmpl.format(kept.popleft())
                 path = self.file_backend.join_path(self.out_dir, oldest)
@@ -294,7 +294,8 @@ class SafeCheckpointHook(CheckpointHook):
                 elif is_main_process() and self.file_backend.isdir(path):  # of DeepSpeed
                     self.file_backend.rmtree(path)
             kept.append(step)
-            runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+            # a run that is killed before the oldest has gone removes it when it goes on
+            runner.message_hub.update_info('keep_ckpt_ids', known)
         self._save_as(runner, self.filename_tmpl.format(step), meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:

@@ -28,9 +28,9 @@ def training(tmp_path, launcher=False):
     """Start a long training; return it once it trains."""
     options = [*OPTIONS, 'train_cfg.max_iters=100000']
     process = start_training(write_config(tmp_path), tmp_path / 'work', launcher, options=options)
-    for _ in moments(process, 'a loss'):
+    for _ in moments(process, 'three losses'):  # both workers have given batches then
         logs = list((tmp_path / 'work').glob('*/*.log'))
-        if any('Iter(train)' in log.read_text() for log in logs):
+        if any(log.read_text().count('Iter(train)') >= 3 for log in logs):
             return process
 
 

@@ -36,8 +36,9 @@ from gcvit_mm.engine.whole_files import UNFINISHED
 from gcvit_mm.messages import explain
 from support import small_run
 from support.campaign_run import CONFIG, EVALUATING, EVERY, STEPS
+from support.faulty_run import curve
 from support.guarded_run import run as train_guarded
-from support.processes import processes_of, start_training
+from support.processes import gone, parents, processes_of, start_training
 from support.small_run import load
 
 PHASES = ('starting', 'running', 'saving', 'evaluating')
@@ -65,11 +66,8 @@ class Training:
         )
 
     def curve(self) -> list:
-        """Steps and losses in their order; a last line that was cut off is dropped."""
-        path = self.work_dir / 'losses.txt'
-        text = path.read_text() if path.exists() else ''
-        rows = [line.split() for line in text[: text.rfind('\n') + 1].splitlines()]
-        return [(int(step), float(loss)) for step, loss in rows]
+        """Steps and losses in their order."""
+        return curve(self.work_dir)
 
     def saved(self) -> int:
         """Step of the newest checkpoint."""
@@ -103,10 +101,8 @@ class Training:
     def pid_of(self, target: str, chance: random.Random) -> int:
         """The process to kill; the one that was started where there is no such one yet."""
         family = collections.defaultdict(list)
-        for pid in processes_of(str(self.folder)):
-            with contextlib.suppress(OSError):
-                stat = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2]
-                family[int(stat.split()[1])].append(pid)
+        for pid, parent in parents(processes_of(str(self.folder))).items():
+            family[parent].append(pid)
         ranks = sorted(family[self.process.pid]) if self.ranks > 1 else [self.process.pid]
         workers = [pid for rank in ranks for pid in family[rank]]
         if target.startswith('rank') and len(ranks) == self.ranks:
@@ -114,17 +110,6 @@ class Training:
         if target == 'worker' and workers:
             return chance.choice(workers)
         return self.process.pid
-
-    def clear(self) -> int:
-        """Wait until all processes are gone; how many were left, which are killed."""
-        deadline = time.monotonic() + 15
-        left = processes_of(str(self.folder))
-        while left and time.monotonic() < deadline:
-            time.sleep(0.05)
-            left = processes_of(str(self.folder))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        return len(left)
 
 
 def finish(training: Training) -> tuple:
@@ -200,7 +185,7 @@ def kill_trainings(count: int, folder: Path, seed: int) -> dict:
             status, output = finish(training)
             if status is None:
                 found['hung'].append(name)
-            if training.clear():
+            if not gone(training.folder, training.process):
                 found['left'].append(name)
             judge(training, reference, name, saved, before, found)
             if not hit:
@@ -237,7 +222,7 @@ def finish_alone(training, reference, name, found) -> None:
         found['hung' if status is None else 'wrong'].append(f'{name}: status {status}: {output}')
     elif not equal(results(training), reference.results):
         found['wrong'].append(f'{name}: other results')
-    if training.clear():
+    if not gone(training.folder, training.process):
         found['left'].append(name)
 
 

@@ -152,7 +152,7 @@ def explained(compiled: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             raise UserError(
                 f"mmcv's compiled operators know no bfloat16 ({error}): leave out --amp, or "
-                "GCVIT_MM_OPS=compiled, and gcvit_mm's operators take it"
+                "GCVIT_MM_OPS=compiled, so that gcvit_mm's operators take it"
             ) from error
 
     return operator

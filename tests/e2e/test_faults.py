@@ -17,7 +17,7 @@ from gcvit_mm.datacheck.drawing import spread
 from gcvit_mm.engine.resuming import numbered_checkpoints
 from gcvit_mm.engine.whole_files import UNFINISHED
 from support import faulty_run
-from support.faulty_run import STEPS, write_config
+from support.faulty_run import STEPS, curve, write_config
 from support.processes import attempts, finish, free_port, moments, start_training
 from support.running import (
     ENV,
@@ -33,14 +33,6 @@ from support.running import (
     start,
 )
 from support.small_run import load
-
-
-def curve(work_dir):
-    """Steps and losses in the order they were trained; a last line that was cut off is dropped."""
-    path = work_dir / 'losses.txt'
-    text = path.read_text() if path.exists() else ''
-    rows = [line.split() for line in text[: text.rfind('\n') + 1].splitlines()]
-    return [(int(step), float(loss)) for step, loss in rows]
 
 
 def start_heavy(work_dir, interval):

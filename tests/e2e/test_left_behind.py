@@ -12,7 +12,7 @@ import pytest
 
 from gcvit_mm.processes import WorkerInit
 from support.faulty_run import write_config
-from support.processes import finish, moments, processes_of, start_training
+from support.processes import finish, gone, moments, processes_of, start_training
 from support.running import ENV, ROOT, one_line_error
 
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends them')
@@ -33,10 +33,7 @@ def test_killed_training_leaves_nothing(launcher, tmp_path):
         time.sleep(1)
         process.kill()
         process.communicate(timeout=30)  # ends only when nobody holds its output
-        deadline = time.monotonic() + 10
-        while processes_of(str(tmp_path)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert processes_of(str(tmp_path)) == []
+        assert gone(tmp_path, process)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,17 +1,15 @@
 """Signals from a terminal, a launcher and Slurm: what processes make of them."""
 
-import contextlib
 import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from support.faulty_run import write_config
-from support.processes import finish, moments, processes_of, start_training
+from support.processes import finish, gone, moments, parents, processes_of, start_training
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith('linux'), reason='looks at processes as Linux shows them'
@@ -36,25 +34,11 @@ def training(tmp_path, launcher=False):
 
 def ranks(tmp_path):
     """Numbers of the processes that train, without launcher and workers."""
-    found = processes_of(str(tmp_path))
-    parents = {
-        n: int(Path(f'/proc/{n}/stat').read_text().rpartition(')')[2].split()[1]) for n in found
-    }
+    found = parents(processes_of(str(tmp_path)))
     launcher = [
         n for n in found if 'torch.distributed.run' in Path(f'/proc/{n}/cmdline').read_text()
     ]
-    return [n for n in found if parents[n] in launcher]
-
-
-def gone(tmp_path, process):
-    """Whether all of a training's processes end within ten seconds; kills what is left."""
-    deadline = time.monotonic() + 10
-    while processes_of(str(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    left = processes_of(str(tmp_path))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    return not left
+    return [n for n in found if found[n] in launcher]
 
 
 def goes_on(tmp_path, output):

@@ -1,19 +1,14 @@
 """What the trainings of campaign.py are made of: a module that their config imports."""
 
 import contextlib
-import math
 import os
 import time
 
-from mmengine.dist import get_rank
-from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
-from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmengine.registry import METRICS, MODELS
 
 from support.faulty_run import HeavyNet
-from support.small_run import Noise
+from support.judged_run import Judged, Score
 
-DATASETS.register_module('Noise', module=Noise, force=True)
 STEPS, EVERY = 24, 2  # of a training; between checkpoints, of which every second is evaluated
 EVALUATING = 'evaluating'  # a file in the work dir for as long as it does
 CONFIG = f"""
@@ -29,7 +24,7 @@ loader = dict(
 )
 train_dataloader = loader
 val_dataloader = dict(loader, sampler=dict(type='DefaultSampler', shuffle=False))
-val_evaluator = dict(type='Score', work_dir='{{}}')
+val_evaluator = dict(type='SlowScore', work_dir='{{}}')
 val_cfg = dict()
 train_cfg = dict(by_epoch=False, max_iters={STEPS}, val_interval={2 * EVERY})
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.01))
@@ -41,7 +36,7 @@ default_hooks = dict(
     ),
     seeds=dict(type='SeedEveryStep'),
     stop=dict(type='StopOnSignal'),
-    losses=dict(type='WriteLossesOfFirst'),
+    losses=dict(type='WriteLosses'),
 )
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=5)
@@ -49,19 +44,13 @@ randomness = dict(seed=5)
 
 
 @MODELS.register_module(force=True)
-class JudgedNet(HeavyNet):
+class JudgedNet(Judged, HeavyNet):
     """A checkpoint of 24 MB, and a score that no two steps have alike."""
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        if mode == 'loss':
-            return super().forward(inputs, data_samples, mode)
-        weight = self.layers[0].weight.double().sum().item()
-        return [math.sin(100 * weight)] * len(inputs)
 
 
 @METRICS.register_module(force=True)
-class Score(BaseMetric):
-    """The mean of what the model says, slowly; says by a file that it is being asked."""
+class SlowScore(Score):
+    """Says by a file that it is being asked, and takes its time."""
 
     def __init__(self, work_dir):
         super().__init__()
@@ -70,20 +59,9 @@ class Score(BaseMetric):
     def process(self, data_batch, data_samples):
         open(self.marker, 'w').close()
         time.sleep(0.02)
-        self.results += data_samples
+        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results):
         with contextlib.suppress(FileNotFoundError):
             os.remove(self.marker)
-        return dict(acc=sum(results) / len(results))
-
-
-@HOOKS.register_module(force=True)
-class WriteLossesOfFirst(Hook):
-    """The first rank appends step and loss to a file, whatever becomes of its process."""
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if get_rank() == 0:
-            with open(f'{runner.work_dir}/losses.txt', 'a') as file:
-                print(runner.iter + 1, f'{outputs["loss"].item():.9f}', file=file, flush=True)
-        time.sleep(0.02)
+        return super().compute_metrics(results)

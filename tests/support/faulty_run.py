@@ -33,13 +33,23 @@ class HeavyNet(Net):
         return dict(loss=loss + self.ballast.square().mean())
 
 
+@HOOKS.register_module(force=True)
 class WriteLosses(Hook):
-    """Appends step and loss to a file, whatever becomes of the process."""
+    """The first rank appends step and loss to a file, whatever becomes of its process."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        with open(f'{runner.work_dir}/losses.txt', 'a') as file:
-            print(runner.iter + 1, f'{outputs["loss"].item():.9f}', file=file, flush=True)
+        if get_rank() == 0:
+            with open(f'{runner.work_dir}/losses.txt', 'a') as file:
+                print(runner.iter + 1, f'{outputs["loss"].item():.9f}', file=file, flush=True)
         time.sleep(0.01)
+
+
+def curve(work_dir):
+    """Steps and losses in the order they were trained; a last line that was cut off is dropped."""
+    path = work_dir / 'losses.txt'
+    text = path.read_text() if path.exists() else ''
+    rows = [line.split() for line in text[: text.rfind('\n') + 1].splitlines()]
+    return [(int(step), float(loss)) for step, loss in rows]
 
 
 def train_heavy(work_dir, interval):

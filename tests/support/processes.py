@@ -65,6 +65,27 @@ def processes_of(marker):
     return found
 
 
+def parents(pids):
+    """The parent of each process."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            stat = Path(f'/proc/{pid}/stat').read_text()
+            found[pid] = int(stat.rpartition(')')[2].split()[1])
+    return found
+
+
+def gone(marker, process, seconds=10):
+    """Whether all processes with a word on their command line end; kills what is left."""
+    deadline = time.monotonic() + seconds
+    while processes_of(str(marker)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = processes_of(str(marker))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return not left
+
+
 def start_training(config, work_dir, launcher=False, restarts=0, options=()):
     """Start a training: one process, or two by torchrun."""
     tool = [str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(work_dir)]

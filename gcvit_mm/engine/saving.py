@@ -154,11 +154,14 @@ class SafeCheckpointHook(CheckpointHook):
         same = line[0][0] == own[0][0] if own else inside
         run = meta['run'] if isinstance(meta.get('run'), dict) else {}
         self._evaluated = run.get('evaluated') is True
-        info = getattr(checkpoint['message_hub'], 'runtime_info', None)
-        info = checkpoint['message_hub']['runtime_info'] if info is None else info
+        hub = checkpoint['message_hub']
+        info = hub['runtime_info'] if isinstance(hub, dict) else hub.runtime_info
         if not keep_own(info, folder, same):
             self._evaluated = False
             runner.logger.warning('--resume: the best checkpoint is counted anew from here')
+        if isinstance(hub, dict):  # mmengine warns of every name without a value
+            kept = hub['resumed_keys'].items()
+            hub['resumed_keys'] = {k: v for k, v in kept if k in info or k in hub['log_scalars']}
         self._line = new_start(line if same else [], meta['iter'])
         step = meta['epoch' if self.by_epoch else 'iter']
         self._gradients = checkpoint.get('gradients', {})

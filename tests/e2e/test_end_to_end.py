@@ -4,17 +4,13 @@ The configs of the papers run at reduced size on real images where ``../shared/d
 and on drawn shapes where it does not.
 """
 
-import os
 import pickle
 import re
-import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from support.processes import free_port, moments
 from support.running import (
     DET,
     SEG,
@@ -26,7 +22,6 @@ from support.running import (
     iterations,
     losses,
     run,
-    start,
 )
 
 pytest.importorskip('mmdet')
@@ -160,58 +155,6 @@ def test_predict_draws(kind, device, request, shapes, tmp_path):
         assert drawn.shape[:2] == tuple(factor * side for side in source.shape[:2])
         assert (factor > 1) == (kind == 'detector')
         assert (drawn != np.kron(source, np.ones((factor, factor, 1)))).any()
-
-
-def kill_all_of(work_dir: Path) -> int:
-    """SIGKILL every process that has the work dir on its command line; return how many."""
-    killed = 0
-    for folder in Path('/proc').glob('[0-9]*'):
-        try:
-            if str(work_dir).encode() in (folder / 'cmdline').read_bytes():
-                os.kill(int(folder.name), signal.SIGKILL)
-                killed += 1
-        except (OSError, ProcessLookupError):
-            continue  # gone already
-    return killed
-
-
-@pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds the processes in /proc')
-def test_two_processes_survive_sigkill(shapes, tmp_path):
-    """Two CPU processes train, are killed, resume from their last checkpoint and finish."""
-    command = [
-        'dist_train.sh',
-        DET,
-        2,
-        '--work-dir',
-        tmp_path,
-        '--data-root',
-        shapes / 'coco',
-        '--resume',
-        '--cfg-options',
-        *iterations(6),
-        *SMALL_RCNN,
-        'default_hooks.checkpoint.interval=2',
-        'default_hooks.checkpoint.save_best=None',
-        'train_dataloader.batch_size=1',
-    ]
-    process = start(*command, env=dict(PORT=free_port()))
-    try:
-        for _ in moments(process, 'checkpoint'):
-            if (tmp_path / 'last_checkpoint').exists():
-                break
-    finally:
-        killed = kill_all_of(tmp_path)
-        process.communicate()
-    assert killed >= 1  # its processes may have died with torchrun
-    saved = Path((tmp_path / 'last_checkpoint').read_text().strip())
-    step = int(saved.stem.split('_')[1])
-    assert step < 6 and not (tmp_path / 'iter_6.pth').exists()
-
-    output = run(*command, env=dict(PORT=free_port()))
-    assert f'resumed epoch: 0, iter: {step}' in output
-    assert min(losses(output)) == step + 1 and max(losses(output)) == 6
-    assert 'coco/bbox_mAP_50:' in output
-    assert (tmp_path / 'iter_6.pth').exists()
 
 
 def test_shipped_cascade_runs(device, shapes, tmp_path):

@@ -4,11 +4,18 @@ Small backbones learn drawn shapes; the papers' configs run at reduced size on r
 ``../shared/data`` exists, and on drawn shapes where it does not.
 """
 
+import contextlib
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
-from support.processes import free_port
+from support.processes import free_port, moments, processes_of
 from support.running import (
+    DET,
     ROOT,
+    SEG,
     SMALL_MULTI_SCALE,
     SMALL_RCNN,
     ade_options,
@@ -17,6 +24,7 @@ from support.running import (
     iterations,
     losses,
     run,
+    start,
 )
 
 pytest.importorskip('mmdet')
@@ -77,15 +85,10 @@ def swap_backbone(tmp_path, base, family, task):
 
 @pytest.mark.parametrize('family', ['scalablevit', 'gg', 'gpvit'])
 def test_detects_drawn_shapes(family, shapes, tmp_path):
-    """The demo's Mask R-CNN with another backbone: the loss falls, evaluation completes.
-
-    GPViT with its adapter does so in two processes, where a parameter without a gradient would
-    stop the run.
-    """
-    config = swap_backbone(tmp_path, 'configs/mask_gcvit_xxt_shapes.py', family, 'det')
-    command = ['dist_train.sh', config, 2] if family == 'gpvit' else ['train.py', config]
+    """The demo's Mask R-CNN with another backbone: the loss falls, evaluation completes."""
     output = run(
-        *command,
+        'train.py',
+        swap_backbone(tmp_path, DET, family, 'det'),
         '--work-dir',
         tmp_path / 'work',
         '--data-root',
@@ -94,14 +97,58 @@ def test_detects_drawn_shapes(family, shapes, tmp_path):
         *iterations(8),
         *SMALL_RCNN,
         'default_hooks.checkpoint.save_best=None',
-        f'train_dataloader.batch_size={1 if family == "gpvit" else 2}',
+        'train_dataloader.batch_size=2',
         'param_scheduler.0.end=2',
         'model.test_cfg.rcnn.score_thr=0.0',
-        env=dict(PORT=free_port()),
     )
     curve = losses(output)
     assert list(curve) == list(range(1, 9)) and falls(curve)
     assert 'coco/bbox_mAP_50:' in output and 'coco/segm_mAP_50:' in output
+
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds the processes in /proc')
+def test_two_processes_survive_sigkill(shapes, tmp_path):
+    """GPViT with its adapter trains in two processes, is killed, resumes and finishes.
+
+    A parameter without a gradient would stop the run.
+    """
+    command = [
+        'dist_train.sh',
+        swap_backbone(tmp_path, DET, 'gpvit', 'det'),
+        2,
+        '--work-dir',
+        tmp_path,
+        '--data-root',
+        shapes / 'coco',
+        '--resume',
+        '--cfg-options',
+        *iterations(6),
+        *SMALL_RCNN,
+        'default_hooks.checkpoint.interval=2',
+        'default_hooks.checkpoint.save_best=None',
+        'train_dataloader.batch_size=1',
+    ]
+    process = start(*command, env=dict(PORT=free_port()))
+    try:
+        for _ in moments(process, 'checkpoint'):
+            if (tmp_path / 'last_checkpoint').exists():
+                break
+    finally:
+        killed = processes_of(str(tmp_path))
+        for number in killed:
+            with contextlib.suppress(ProcessLookupError):  # it died with torchrun
+                os.kill(number, signal.SIGKILL)
+        process.communicate()
+    assert killed
+    saved = Path((tmp_path / 'last_checkpoint').read_text().strip())
+    step = int(saved.stem.split('_')[1])
+    assert step < 6 and not (tmp_path / 'iter_6.pth').exists()
+
+    output = run(*command, env=dict(PORT=free_port()))
+    assert f'resumed epoch: 0, iter: {step}' in output
+    assert min(losses(output)) == step + 1 and max(losses(output)) == 6
+    assert 'coco/bbox_mAP_50:' in output
+    assert (tmp_path / 'iter_6.pth').exists()
 
 
 @pytest.mark.parametrize('family', ['scalablevit', 'gg', 'gpvit'])
@@ -109,7 +156,7 @@ def test_segments_drawn_shapes(family, device, shapes, tmp_path):
     """The drawn shapes' UperNet with another backbone: the loss falls, evaluation completes."""
     output = run(
         'train.py',
-        swap_backbone(tmp_path, 'configs/upernet_gcvit_xxt_shapes.py', family, 'seg'),
+        swap_backbone(tmp_path, SEG, family, 'seg'),
         '--work-dir',
         tmp_path / 'work',
         '--data-root',

@@ -1,6 +1,5 @@
 """Two nodes, here two launchers on the loopback address: they train, and end together."""
 
-import re
 import signal
 
 import pytest
@@ -62,34 +61,6 @@ def test_nodes_restart_and_end_together(tmp_path):
     assert list(before) == [1, 2, 3, 4, 5] and list(after) == [4, 5, 6, 7, 8]
     # The steps after the last checkpoint, trained twice.
     assert [after[4], after[5]] == pytest.approx([before[4], before[5]], abs=1e-5)
-
-
-FSDP = f"""
-_base_ = ['{ROOT}/configs/cls_gcvit_xxt_shapes.py', '{ROOT}/configs/strategies/fsdp.py']
-"""
-
-
-def test_dist_train_honours_a_strategy(shapes, tmp_path):
-    """A config with the fragment of FSDP is sharded by block, and not trained with DDP."""
-    pytest.importorskip('mmpretrain')
-    (tmp_path / 'fsdp.py').write_text(FSDP)
-    command = [
-        'dist_train.sh',
-        tmp_path / 'fsdp.py',
-        2,
-        '--work-dir',
-        tmp_path / 'work',
-        '--data-root',
-        shapes / 'imagenet',
-        '--cfg-options',
-        *QUICK,
-    ]
-    env = dict(PORT=free_port(), PYTHONPATH=str(ROOT))
-    process = start(*command, env=env, start_new_session=True)
-    output = finish(process, 300)
-    assert process.returncode == 0, output[-4000:]
-    assert re.search(r'fully_shard: [1-9]\d* blocks and the rest', output)
-    assert list(losses(output)) == [1, 2, 3] and (tmp_path / 'work/iter_3.pth').exists()
 
 
 # Starts the tasks as Slurm would, each on a node of its own.

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.faulty_run import write_config
-from support.processes import finish, gone, moments, parents, processes_of, start_training
+from support.processes import gone, moments, parents, processes_of, start_training
+from support.running import run
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith('linux'), reason='looks at processes as Linux shows them'
@@ -48,10 +49,9 @@ def goes_on(tmp_path, output):
     )
     assert path == str(tmp_path / f'work/iter_{step}.pth') and Path(path).exists()
     end = int(step) + 2
-    options = [*OPTIONS, f'train_cfg.max_iters={end}', 'resume=True']
-    process = start_training(write_config(tmp_path), tmp_path / 'work', options=options)
-    output = finish(process, 240)
-    assert process.returncode == 0, output[-3000:]
+    options = [*OPTIONS, f'train_cfg.max_iters={end}']
+    words = ['train.py', write_config(tmp_path), '--work-dir', tmp_path / 'work', '--resume']
+    output = run(*words, '--cfg-options', *options)
     steps = re.findall(rf'Iter\(train\)\s*\[\s*(\d+)/{end}\]', output)
     assert [int(n) for n in steps] == [end - 1, end]
     return name

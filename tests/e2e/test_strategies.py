@@ -13,7 +13,8 @@ from mmengine.registry import MODELS, init_default_scope
 from gcvit_mm import cli
 from gcvit_mm.checkpoints import load_model
 from support.families import make
-from support.running import CLS, ENV, ROOT, TESTS, run
+from support.processes import free_port
+from support.running import CLS, ENV, ROOT, TESTS, iterations, losses, run
 
 
 def test_a_config_with_a_strategy_evaluates(shapes, tmp_path):
@@ -96,30 +97,41 @@ def test_checkpoints_are_anyones(fragment, saved, precision, shapes, tmp_path):
     assert_trained(model, start, trained, 2.1e-4, precision)
 
 
-def curve(output):
-    """Losses by step."""
-    rows = re.findall(r'Iter\(train\)\s*\[\s*(\d+)/\d+\].*?\bloss: ([\d.]+)', output)
-    return {int(step): float(loss) for step, loss in rows}
-
-
 def test_sharded_training_resumes(shapes, tmp_path):
-    """Losses, weights and moments as without a break; one process goes on from there too.
+    """FSDP: losses, weights and moments as without a break; one process goes on there too.
 
     The checkpoint was saved once more after an evaluation, and beside a best one.
     """
-    words = (shapes / 'imagenet', 1e-3)
+    bases = [str(ROOT / CLS), str(ROOT / 'configs/strategies/fsdp.py')]
+    (tmp_path / 'fsdp.py').write_text(f'_base_ = {bases}\n')
+    data = ['--data-root', shapes / 'imagenet']
+    options = [
+        *iterations(4),
+        'train_cfg.val_interval=2',
+        'train_dataloader.batch_size=4',
+        'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False',
+        'default_hooks.checkpoint.interval=2',
+        'log_processor.window_size=1',
+        'log_processor.num_digits=7',
+        'optim_wrapper.optimizer.lr=0.001',
+    ]
+
+    def train_sharded(*words):
+        words = [tmp_path / 'fsdp.py', 2, '--work-dir', tmp_path / 'run', *data, *words]
+        return run('dist_train.sh', *words, env=dict(PORT=free_port()))
+
     model, start = one_process(tmp_path)
-    status, output = train('fsdp', tmp_path / 'run', *words, tmp_path / 'single.pth', 4)
-    assert status == 0, output[-4000:]
-    whole, last = curve(output), tmp_path / 'run/iter_4.pth'
+    output = train_sharded('--cfg-options', *options, f'load_from={tmp_path}/single.pth')
+    assert re.search(r'fully_shard: [1-9]\d* blocks and the rest', output)
+    whole, last = losses(output), tmp_path / 'run/iter_4.pth'
     assert sorted(whole) == [1, 2, 3, 4]
     assert_trained(model, start, last, 4.2e-3)
     content, last = torch.load(last, weights_only=False), last.rename(tmp_path / 'last.pth')
     first = tmp_path / 'run/iter_2.pth'
     shutil.copytree(tmp_path / 'run', tmp_path / 'single')
-    status, output = train('fsdp', tmp_path / 'run', *words, first, 4, 2, 1)
-    assert status == 0, output[-4000:]
-    assert curve(output) == pytest.approx({k: whole[k] for k in (3, 4)}, abs=1e-6)
+    output = train_sharded('--resume', first, '--cfg-options', *options)
+    assert losses(output) == pytest.approx({k: whole[k] for k in (3, 4)}, abs=1e-6)
     again = torch.load(tmp_path / 'run/iter_4.pth', weights_only=False)
     assert again['meta']['iter'] == content['meta']['iter'] == 4
     for key, value in content['state_dict'].items():
@@ -131,8 +143,9 @@ def test_sharded_training_resumes(shapes, tmp_path):
             found = again['optimizer']['state'][number][key]
             torch.testing.assert_close(found, value, atol=1e-9, rtol=1e-4)
 
-    status, output = train('none', tmp_path / 'single', *words, 'none', 4, 4, 1, processes=1)
-    assert status == 0 and sorted(curve(output)) == [3, 4], output[-4000:]
+    words = ['--resume', '--work-dir', tmp_path / 'single', *data, '--cfg-options', *options]
+    output = run('train.py', CLS, *words)
+    assert sorted(losses(output)) == [3, 4]
     assert '4 images a step (1 x 4 x 1 accumulated) instead of 8' in output
 
 
@@ -140,6 +153,6 @@ def test_weights_of_another_model_are_refused(shapes, tmp_path):
     """load_from, which a strategy would pass over without a word."""
     torch.save(make('gpvit').state_dict(), tmp_path / 'other.pth')
     words = (tmp_path, shapes / 'imagenet', 1e-4, tmp_path / 'other.pth')
-    status, output = train('ddp', *words)
+    status, output = train('ddp', *words, processes=1)
     assert status != 0
     assert 'fits 0 of' in output and 'Traceback' not in output.partition('torch/distributed')[0]

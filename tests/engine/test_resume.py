@@ -37,6 +37,8 @@ def test_resumed_run_equals_the_whole_one(loop, workers, seed, tmp_path):
     whole = train(tmp_path / 'whole', loop, workers, seed=saved['meta']['seed'])
     assert {k: whole[k] for k in first} == pytest.approx(first, abs=1e-5)
     assert {k: whole[k] for k in resumed} == pytest.approx(resumed, abs=1e-5)
+    logs = [path.read_text() for path in tmp_path.glob('*/*.log')]
+    assert logs and not any('not defined in message_hub' in log for log in logs)
 
 
 def test_workers_do_not_matter(tmp_path):

@@ -1,7 +1,7 @@
 """Train two steps with a strategy on gloo: a process of test_strategies.py, started by torchrun.
 
-Arguments: fragment of configs/strategies, or none; work dir, folder of the data, learning rate,
-checkpoint to start from, or none; steps, steps between checkpoints, whether to resume.
+Arguments: fragment of configs/strategies; work dir, folder of the data, learning rate,
+checkpoint to start from.
 """
 
 import argparse
@@ -15,20 +15,18 @@ from support.running import CLS, ROOT
 
 def main() -> None:
     """Read the config, put the strategy over it, train."""
-    fragment, work_dir, data_root, rate, checkpoint, *rest = sys.argv[1:]
-    steps, interval, resume = (*map(int, rest), *(2, 2, 0)[len(rest) :])
+    fragment, work_dir, data_root, rate, checkpoint = sys.argv[1:]
     cfg = cli.load_config(str(ROOT / CLS))
     args = argparse.Namespace(
         config=CLS, work_dir=work_dir, data_root=data_root, launcher='pytorch', local_rank=None
     )
     cli.prepare(cfg, args)
-    if fragment != 'none':
-        fragment_cfg = Config.fromfile(ROOT / f'configs/strategies/{fragment}.py')
-        cfg.merge_from_dict(fragment_cfg._cfg_dict)
+    fragment_cfg = Config.fromfile(ROOT / f'configs/strategies/{fragment}.py')
+    cfg.merge_from_dict(fragment_cfg._cfg_dict)
     if fragment == 'ddp':
         cfg.strategy.model_wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
-    cfg.train_cfg.update(max_iters=steps, val_interval=2)
-    cfg.default_hooks.checkpoint.interval = interval
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    cfg.default_hooks.checkpoint.interval = 2
     cfg.default_hooks.logger.interval = 1
     cfg.log_processor.update(window_size=1, num_digits=7)
     cfg.optim_wrapper.optimizer.lr = float(rate)
@@ -37,8 +35,7 @@ def main() -> None:
         cfg.optim_wrapper.pop('clip_grad')
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=4)
-    cfg.load_from = None if checkpoint == 'none' else checkpoint
-    cfg.resume = bool(resume)
+    cfg.load_from = checkpoint
     cfg.randomness = dict(seed=3)
     cli.preflight(cfg, training=True)
     cli.build_runner(cfg).train()

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import inspect
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ TRACEBACK = 'GCVIT_MM_TRACEBACK'
 BUILDING = re.compile(r'^class `\w+` in [\w./\\-]+: ')
 # Advice of mmengine that takes more room than what it is about.
 UNREGISTERED = re.compile(r'( is not in the \S+ registry)\. Please check .*')
+UNKNOWN = re.compile(r"got an unexpected keyword argument '(\w+)'")
 TIMED_OUT = re.compile('DataLoader timed out after')
 MOST = 300
 # What the operating system says of disks that are full, and of folders that are not ours.
@@ -108,6 +110,7 @@ def shorten(text: str, most: int) -> str:
 def what_was_built(error: BaseException) -> str:
     """Which part of a config mmengine's registry was building, with its arguments."""
     found = ''
+    unknown = UNKNOWN.search(str(error))
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for values in (f.f_locals for f in frames if f.f_code.co_name == 'build_from_cfg'):
         kind, arguments = values.get('obj_type'), values.get('args')
@@ -118,6 +121,8 @@ def what_was_built(error: BaseException) -> str:
             given = (f'{k}={shorten(repr(v), 40)}' for k, v in (arguments or {}).items())
             found = f'{kind}({shorten(", ".join(given), MOST)})'
             close = nearest(str(kind), values.get('registry'))
+            if unknown and unknown[1] in (arguments or {}):
+                close = close or nearest_argument(unknown[1], values.get('obj_cls'))
             found += f' (did you mean {close}?)' if close else ''
     return ' '.join(found.split())
 
@@ -133,6 +138,16 @@ def nearest(name: str, registry: Any) -> str:
     while registry is not None:
         known += registry.module_dict
         registry = registry.parent
+    same = [other for other in known if other.lower() == name.lower()]
+    return next(iter(same or difflib.get_close_matches(name, known, n=1)), '')
+
+
+def nearest_argument(name: str, function: Any) -> str:
+    """The argument of a function or class that is most like one it has not; '' if there is none."""
+    try:
+        known = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return ''
     return next(iter(difflib.get_close_matches(name, known, n=1)), '')
 
 

@@ -93,6 +93,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         cli.check_output(args.out, [args.config, args.checkpoint])
     cli.preflight(cfg, 'test_dataloader')
     if args.check:
+        print(cli.rehearse(cfg))
         return
     if args.show_dir:
         draw_into(cfg, args.show_dir)

@@ -80,6 +80,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     apply_options(cfg, args)
     cli.preflight(cfg, 'train_dataloader', 'val_dataloader', training=True)
     if args.check:
+        print(cli.rehearse(cfg, training=True))
         return
     cli.build_runner(cfg).train()
 

@@ -12,5 +12,6 @@ from .preflight import (
     preflight,
     prepare,
 )
+from .rehearsal import rehearse
 from .runner import build_model, build_runner
 from .running import run_tool

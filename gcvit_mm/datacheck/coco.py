@@ -3,7 +3,7 @@
 import collections
 import json
 import os.path as osp
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
@@ -91,6 +91,7 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
     known = {row.get('id') for row in categories}
     found: Dict[str, list] = collections.defaultdict(list)
     used: Dict[Any, List[bool]] = collections.defaultdict(list)
+    boxes: List[Tuple[List[float], Tuple[float, float]]] = []
     for row in annotations:
         key = row.get('id')
         lacking = needed - set(row)
@@ -102,6 +103,7 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
             found['annotations of an unknown category'].append(key)
         else:
             used[row['image_id']].append(bool(row.get('iscrowd')))
+            boxes.append((row['bbox'], sizes[row['image_id']]))
             kind = box_flaw(row['bbox'], row['area'], *sizes[row['image_id']])
             if not kind and masks:
                 kind = mask_flaw(row['segmentation'], *sizes[row['image_id']])
@@ -115,6 +117,10 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
     if not used:
         report.error(f'{where}: no objects at all')
         return
+    if like_corners(boxes):
+        report.error(
+            f'{where}: the boxes look like two corners (x1, y1, x2, y2): write x, y, width, height'
+        )
     if all(all(crowds) for crowds in used.values()):
         report.error(f'{where}: all objects are crowds, which nothing is learned from')
     if sum(map(len, used.values())) == sum(len(k) for name, k in found.items() if LEFT_OUT in name):
@@ -125,6 +131,23 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
     ):
         if keys:
             report.warn(f'{where}: {len(keys)} of {len(sizes)} images {kind}: ids {some(keys)}')
+
+
+def like_corners(boxes: List[Tuple[List[float], Tuple[float, float]]]) -> bool:
+    """Whether boxes are meant as two corners: all lie inside as such, and many do not as they are.
+
+    Args:
+        boxes: Four numbers each, and width and height of the image; few of them tell nothing.
+    """
+    beyond = 0
+    for box, (width, height) in boxes:
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+            return False
+        x, y, right, bottom = box
+        if not (x < right <= width + 1 and y < bottom <= height + 1):
+            return False
+        beyond += x + right > width + 1 or y + bottom > height + 1
+    return len(boxes) >= 10 and beyond >= len(boxes) / 10
 
 
 def box_flaw(box: List[float], area: float, width: int, height: int) -> str:

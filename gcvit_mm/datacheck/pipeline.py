@@ -5,9 +5,10 @@ from typing import Any, Callable, Iterator, Optional
 
 import numpy as np
 from mmengine.dataset import Compose
+from torch.utils.data import DataLoader
 
 from ..errors import UserError
-from ..messages import described, what_was_built
+from ..messages import UNKNOWN, described, nearest_argument, what_was_built
 from ..processes import WorkerInit, note_file
 from .coco import NO_MASK, mask_flaw
 from .report import some
@@ -183,7 +184,7 @@ def empty(file: Any) -> str:
 
 
 def build_dataloader(build: Callable[..., Any], training: Any, cfg: Any, **options: Any) -> Any:
-    """Build a data loader that names bad data.
+    """Build a data loader that names bad data, and whose workers may be none.
 
     Args:
         build: Builds it.
@@ -196,6 +197,9 @@ def build_dataloader(build: Callable[..., Any], training: Any, cfg: Any, **optio
     """
     if not isinstance(cfg, dict):
         return build(cfg, **options)
+    trains = cfg is training or cfg == training
+    if cfg.get('num_workers') == 0:
+        cfg = {**cfg, 'persistent_workers': False, 'prefetch_factor': None}
     dataset: Any = cfg.get('dataset')
     dataset = dataset if isinstance(dataset, dict) else {}
     name = dataset.get('ann_file') or dataset.get('type', 'data set')
@@ -206,12 +210,19 @@ def build_dataloader(build: Callable[..., Any], training: Any, cfg: Any, **optio
     except Exception as error:  # whatever a data set of the config's choice may raise
         if 'at least one array to concatenate' in str(error):  # mmengine has nothing to keep
             raise UserError(empty(name)) from error
-        built = what_was_built(error) or 'its data loader'
+        unknown, built = UNKNOWN.search(str(error)), what_was_built(error)
+        if unknown and unknown[1] in cfg and not built:
+            close = nearest_argument(unknown[1], DataLoader)
+            raise UserError(
+                f'the data loader of {name} has no argument {unknown[1]}: '
+                f'{f"did you mean {close}?" if close else "take it out"}'
+            ) from error
+        built = built or 'its data loader'
         raise UserError(
             f'{name}: {built} cannot be built: {described(error)}: correct the file '
             '(python -m gcvit_mm check-data says more), or the config'
         ) from error
-    check_dataset(loader.dataset, cfg is training or cfg == training)
+    check_dataset(loader.dataset, trains)
     loader.worker_init_fn = WorkerInit(loader.worker_init_fn, loader.num_workers)
     if loader.num_workers and not loader.timeout:
         loader.timeout = PATIENCE

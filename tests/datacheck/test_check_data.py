@@ -103,6 +103,12 @@ def no_section(content):
     content.pop('categories')
 
 
+def corners(content):
+    for row in content['annotations']:
+        x, y, w, h = row['bbox']
+        row['bbox'] = [x, y, x + w, y + h]
+
+
 def not_a_number(content):
     content['annotations'][0]['bbox'][2] = float('nan')
 
@@ -123,6 +129,7 @@ def not_a_number(content):
         (renamed, '1 of 16 files are missing: '),
         (resized, 'its annotation '),
         (no_section, 'has no categories: it is not in COCO format'),
+        (corners, 'the boxes look like two corners (x1, y1, x2, y2): write x, y, width, height'),
         (not_a_number, '1 annotations whose box is not four numbers'),
     ],
     ids=lambda value: getattr(value, '__name__', ''),

@@ -16,6 +16,7 @@ from ..engine.resuming import numbered_checkpoints, restarts
 from ..errors import CheckpointError, UserError
 from .config import replace_data_root
 from .devices import check_devices, local_rank, use_cpu
+from .terminal import import_quietly
 
 # Strategies that a run can go on with.
 RESUMED = ('DDPStrategy', 'gcvit_mm.engine.strategies.FullyShardedStrategy')
@@ -27,6 +28,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         UserError: If there are more processes than GPUs, or the data is missing.
     """
+    import_quietly(cfg)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):

@@ -1,10 +1,11 @@
 """Building what a config describes."""
 
+import sys
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import init_dist
+from mmengine.dist import init_dist, is_main_process
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
 
@@ -12,6 +13,7 @@ from ..checkpoints import read_safely
 from ..engine.resuming import restart_store, restarts
 from .devices import init_gloo
 from .guards import check_channels, guard
+from .terminal import Brief, ProgressBar, RunReport
 
 # The default hooks that mmengine's runner adds by itself.
 MMENGINE_HOOKS = (
@@ -36,9 +38,15 @@ def build_runner(cfg: Config) -> Runner:
             cfg.default_hooks.pop(name)
     read_safely(bool(cfg.get('trust_checkpoint')))
     # configs/strategies name a runner of their own
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if isinstance(runner, (Runner, FlexibleRunner)):
-        guard(runner)
+    kind: Any = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+    if not issubclass(kind, (Runner, FlexibleRunner)):
+        return kind.from_cfg(cfg)
+    brief: Any = type(kind.__name__, (Brief, kind), {})
+    runner = brief.from_cfg(cfg)
+    guard(runner)
+    runner.register_hook(RunReport())
+    if is_main_process() and sys.stdout.isatty():
+        runner.register_hook(ProgressBar())
     return runner
 
 

@@ -40,7 +40,7 @@ def test_two_nodes_train(shapes, tmp_path):
     )
     first, second = [finish(node, 300) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], first[-3000:] + second[-3000:]
-    assert 'GPU number: 2' in first
+    assert 'schedule 3 iterations of 2 x 4 images' in first
     assert list(losses(first)) == [1, 2, 3] and not losses(second)
     assert 'accuracy/top1:' in first and (tmp_path / 'iter_3.pth').exists()
 
@@ -96,5 +96,5 @@ def test_slurm(tmp_path):
     process = start('slurm_train.sh', 'part', 'job', *command, env=env, start_new_session=True)
     output = finish(process, 300)
     assert process.returncode == 0, output[-4000:]
-    assert 'GPU number: 2' in output
+    assert 'schedule 12 iterations of 2 x 2 images' in output
     assert list(losses(output)) == list(range(1, 13))

@@ -1,0 +1,222 @@
+"""What a run says on the terminal; its log file has everything that the libraries say."""
+
+import atexit
+import contextlib
+import importlib
+import io
+import logging
+import re
+import sys
+import time
+import warnings
+from typing import Any, Dict, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..planning.complexity import count_parameters
+
+# What only the log file keeps: the machine, the config, the hooks, the rate of each parameter,
+# and what mmengine warns its own callers of.
+UNSHOWN = re.compile(
+    r'\n-+\nSystem environment|Config:\n|Hooks will be executed|paramwise_options|'
+    r'"FileClient" will be|"HardDiskBackend" is|The prefix is not set in metric|'
+    r'Distributed training is not used|Exp name: '
+)
+
+# What the bar says.
+PROGRESS = re.compile(r'(Iter|Epoch)\((train\)|.*eta:)')
+
+
+def import_quietly(cfg: Config) -> None:
+    """Import the library of a config without its words on what nobody asked for."""
+    for words in ('Default ``avg_non_ignore``', 'The draw is False'):
+        warnings.filterwarnings('ignore', words)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(ImportError):
+        importlib.import_module(f'{cfg.get("default_scope")}.datasets')
+
+
+class Brief:
+    """Part of a runner whose logger shows on the terminal what concerns the run."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Build mmengine's logger."""
+        logger = super().build_logger(*args, **kwargs)  # type: ignore[misc]
+        for handler in terminals(logger):
+            handler.addFilter(lambda record: not UNSHOWN.match(record.getMessage()))
+        return logger
+
+
+def terminals(logger: Any) -> list:
+    """Handlers of a logger that write to a terminal, or to what stands for one."""
+    return [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
+
+
+class RunReport(Hook):
+    """Says in five lines what is run, before it runs, and after training what to do with it."""
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner: Any) -> None:
+        """Say it of training."""
+        loop, size = runner.train_loop, runner.cfg.train_dataloader.get('batch_size')
+        dataset = loop.dataloader.dataset
+        images = f'{len(dataset)} images to train on'
+        if runner.val_loop is not None:
+            images += f', {len(runner.val_loop.dataloader.dataset)} to evaluate on'
+        epochs = '' if isinstance(loop, IterBasedTrainLoop) else f'{loop.max_epochs} epochs, '
+        each = f'{runner.world_size} x {size}' if runner.world_size > 1 else str(size)
+        self.say(runner, images, dataset, f'{epochs}{loop.max_iters} iterations of {each} images')
+
+    def after_train(self, runner: Any) -> None:
+        """Name the best checkpoint, or else the last one, and what to type next."""
+        kept = runner.message_hub.runtime_info
+        path = kept.get('best_ckpt') or kept.get('last_ckpt')
+        if path:
+            runner.logger.info(f'{"best" if kept.get("best_ckpt") else "last":<9}{path}')
+            runner.logger.info(
+                f'{"next":<9}python tools/predict.py {runner.cfg.filename} {path} IMAGES'
+            )
+
+    def before_test(self, runner: Any) -> None:
+        """Say it of a test."""
+        dataset = runner.test_loop.dataloader.dataset
+        self.say(runner, f'{len(dataset)} images to test on', dataset)
+
+    def say(self, runner: Any, images: str, dataset: Any, schedule: str = '') -> None:
+        """Write the lines into the log."""
+        model = runner.model
+        while hasattr(model, 'module'):
+            model = model.module
+        backbone = type(getattr(model, 'backbone', None)).__name__
+        classes = getattr(dataset, 'metainfo', {}).get('classes')
+        lines = dict(
+            model=f'{type(model).__name__} on {backbone}, '
+            f'{count_parameters(model) / 1e6:.2f} M parameters',
+            data=f'{images}, {len(classes)} classes' if classes else images,
+            schedule=schedule,
+            device=device(runner.world_size),
+            results=runner.work_dir,
+        )
+        for name, text in lines.items():
+            if text:
+                runner.logger.info(f'{name:<9}{text}')
+
+
+def losses(outputs: Any) -> list:
+    """Names and values of what a step gave."""
+    items = outputs.items() if isinstance(outputs, dict) else ()
+    return [(key, value.detach()) for key, value in items if isinstance(value, torch.Tensor)]
+
+
+def device(processes: int) -> str:
+    """What computes, and in how many processes."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    else:
+        threads = torch.get_num_threads()
+        name = f'CPU, {threads} thread{"s" if threads > 1 else ""}'
+    return f'{processes} x {name}' if processes > 1 else name
+
+
+class ProgressBar(Hook):
+    """A line that moves at every step: losses, images a second, time left.
+
+    It takes the place of the lines of training on the terminal; the log file keeps them.
+
+    Args:
+        console: Where it is drawn.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, console: Optional[Console] = None) -> None:
+        self.console = console
+        self._bar: Optional[Progress] = None
+        self._tasks: Dict[str, Any] = {}
+        self._last = time.perf_counter()
+
+    def before_train(self, runner: Any) -> None:
+        """Begin where training stands."""
+        self._start(runner)
+        self._add('train', runner.train_loop.max_iters, runner.iter)
+        self._last = time.perf_counter()
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """One step further."""
+        now = time.perf_counter()
+        images = len(data_batch['inputs']) * runner.world_size if data_batch else 0
+        said = [f'{key} {float(value):.3g}' for key, value in losses(outputs)][:4]
+        said.append(f'{images / max(now - self._last, 1e-6):.1f} images/s')
+        self._last = now
+        self._move('train', runner.iter + 1, '  '.join(said))
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Begin an evaluation."""
+        self._add('evaluate', len(runner.val_loop.dataloader), 0)
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """One batch further."""
+        self._move('evaluate', batch_idx + 1)
+
+    def after_val_epoch(self, runner: Any, metrics: Optional[Dict[str, float]] = None) -> None:
+        """End it."""
+        if self._bar is not None:
+            self._bar.remove_task(self._tasks.pop('evaluate'))
+        self._last = time.perf_counter()
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Begin a test."""
+        self._start(runner)
+        self._add('test', len(runner.test_loop.dataloader), 0)
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """One batch further."""
+        self._move('test', batch_idx + 1)
+
+    def after_test_epoch(self, runner: Any, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Leave the terminal to the result."""
+        self.after_run(runner)
+
+    def after_run(self, runner: Any) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            for handler in terminals(runner.logger):
+                handler.setStream(sys.stdout)
+
+    def _start(self, runner: Any) -> None:
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn('{task.description}'),
+                BarColumn(bar_width=20),
+                TextColumn('{task.completed}/{task.total}'),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn('{task.fields[said]}'),
+                console=self.console or Console(),
+                speed_estimate_period=300,
+            )
+            self._bar.start()  # what is printed from now on appears above it
+            atexit.register(self._bar.stop)  # an error leaves the cursor where it was
+            for handler in terminals(runner.logger):
+                handler.setStream(sys.stdout)
+                handler.addFilter(lambda record: not PROGRESS.match(record.getMessage()))
+
+    def _add(self, name: str, total: int, done: int) -> None:
+        if self._bar is not None:
+            self._tasks[name] = self._bar.add_task(name, total=total, completed=done, said='')
+
+    def _move(self, name: str, done: int, said: str = '') -> None:
+        if self._bar is not None and name in self._tasks:
+            self._bar.update(self._tasks[name], completed=done, said=said)

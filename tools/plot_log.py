@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gcvit_mm.cli import run_tool, whole_output
+from gcvit_mm.cli import run_tool, save_figure
 from gcvit_mm.errors import UserError
 
 MAX_LINES = 8  # per panel
@@ -154,12 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     out = args.out or args.work_dir / 'curves.png'
     figure = draw(*load_rows(args.work_dir), args.work_dir.resolve().name)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_output(str(out)) as partial:
-            figure.savefig(partial, bbox_inches='tight')
-    except (OSError, ValueError) as error:
-        raise UserError(f'cannot write {out}: {error}') from error
+    save_figure(figure, out)
     print(f'wrote {out}')
 
 

@@ -4,9 +4,13 @@ import os
 import os.path as osp
 import tempfile
 from contextlib import contextmanager
-from typing import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterable, Iterator
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def check_output(path: str, inputs: Iterable[str]) -> None:
@@ -57,6 +61,20 @@ def whole_output(path: str) -> Iterator[str]:
     finally:
         if partial and osp.exists(partial):
             os.remove(partial)
+
+
+def save_figure(figure: 'Figure', path: Path) -> None:
+    """Write a figure, whole or not at all; its folder is made where there is none.
+
+    Raises:
+        UserError: If it cannot be written, or the name ends in nothing that matplotlib writes.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_output(str(path)) as partial:
+            figure.savefig(partial, bbox_inches='tight')
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot write {path}: {error}') from error
 
 
 def _umask() -> int:

@@ -29,6 +29,21 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def count_call(function: Callable[..., Any], *args: Any) -> Tuple[Any, float, float]:
+    """Call a module, or a function, with tensors on the meta device.
+
+    Returns:
+        What it returns, the GMACs as :func:`count_macs` counts them, and those without the two
+        matrix products of attention.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        out = function(*args)
+    counts = counter.get_flop_counts().get('Global', {})
+    products = sum(counts.get(operation, 0) for operation in ATTENTION_PRODUCTS)
+    total = sum(counts.values())
+    return out, total / 2e9, (total - products) / 2e9
+
+
 def count_macs(
     model: Any,
     size: Tuple[int, int],
@@ -67,12 +82,9 @@ def count_macs_both_ways(
     without: Dict[str, float] = {}
 
     def run(name: str, function: Callable[..., Any], *args: Any) -> Any:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            out = function(*args)
-        counts = counter.get_flop_counts().get('Global', {})
-        products = sum(counts.get(operation, 0) for operation in ATTENTION_PRODUCTS)
-        parts[name] = parts.get(name, 0.0) + sum(counts.values()) / 2e9
-        without[name] = without.get(name, 0.0) + (sum(counts.values()) - products) / 2e9
+        out, macs, macs_without = count_call(function, *args)
+        parts[name] = parts.get(name, 0.0) + macs
+        without[name] = without.get(name, 0.0) + macs_without
         return out
 
     image = torch.zeros(1, 3, *size, device='meta')

@@ -1,6 +1,21 @@
 """Images of what backbones do; not imported with the package."""
 
-from .attention_maps import AttentionMap, attention_maps, find_blocks, group_map
-from .drawing import Placement, draw
+from .attention_maps import AttentionMap, attention_maps, group_map, group_maps
+from .drawing import Placement, draw, draw_features
+from .features import FeatureMap, feature_maps, find_layers
+from .recording import find_blocks, find_groups
 
-__all__ = ['AttentionMap', 'Placement', 'attention_maps', 'find_blocks', 'group_map', 'draw']
+__all__ = [
+    'AttentionMap',
+    'FeatureMap',
+    'Placement',
+    'attention_maps',
+    'draw',
+    'draw_features',
+    'feature_maps',
+    'find_blocks',
+    'find_groups',
+    'find_layers',
+    'group_map',
+    'group_maps',
+]

@@ -440,6 +440,7 @@ def test_comparison(tmp_path, capsys):
         assert smaller['gmacs'] < subject['gmacs']
         for row in (plain, smaller):
             a, b = subject['times'], row['times']
+            assert row['images_per_s'] == pytest.approx(2 / row['time']['median'])
             assert len(a) == len(b) == 2 and min(*a, *b) > 0
             assert row['time_ratio']['median'] == pytest.approx((a[0] / b[0] + a[1] / b[1]) / 2)
             assert row['memory_ratio'] == subject['memory_mib'] / row['memory_mib']
@@ -453,6 +454,7 @@ def test_comparison(tmp_path, capsys):
     assert training['rows'][TINY]['pass_mib'] > forward['rows'][TINY]['pass_mib']
     printed = capsys.readouterr().out
     assert 'forward, 2x3x64x96, fp32' in printed and 'transcription' in printed
+    assert 'images/s' in printed and f'{subject["images_per_s"]:.4g}' in printed
 
 
 def test_recomputation_needs_less_memory(tmp_path):
@@ -577,6 +579,10 @@ def test_stripes_grow_by_the_power_of_one_and_a_half():
         (['--growth', '--sides', '64', '64'], 'two sizes'),
         (['--growth', '--only', 'nothing'], "--only 'nothing': families are GC ViT-T"),
         (['--suite', 'gpu'], '--suite gpu needs --device cuda'),
+        ([TINY, '--batch', '0'], 'must be at least 1'),
+        ([TINY, '--table', 'gcvit2'], 'give one of'),
+        (['--table', 'gcvit2', '--compile'], '--compile: goes with a subject only'),
+        (['--table', 'gcvit2', '--only', 'XL'], 'models of gcvit2 are GC ViT-XXT, GC ViT-XT'),
     ],
 )
 def test_bad_arguments(argv, message):

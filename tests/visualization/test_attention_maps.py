@@ -498,5 +498,3 @@ def test_pixels_that_are_none(given, shapes):
     with pytest.raises(UserError, match=f"--attention: '{given}' is no pixel: give X,Y"):
         parse_pixel(argparse.Namespace(attention=given, images=images))
     assert parse_pixel(argparse.Namespace(attention=' 7, 9', images=images)) == (7, 9)
-    with pytest.raises(UserError, match='two images would be drawn into'):
-        parse_pixel(argparse.Namespace(attention='7,9', images=2 * images))

@@ -13,6 +13,7 @@ Examples:
     python tools/benchmark.py --suite cpu --json cpu.json
     python tools/benchmark.py --operators --only roi_align
     python tools/benchmark.py --growth --json growth.json --plot growth.png
+    python tools/benchmark.py --table gcvit2 --device cuda --json gcvit2.json --plot gcvit2.png
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ from .show import (
     draw_growth,
     draw_operators,
     draw_suite,
+    draw_table,
     print_comparison,
     print_growth,
     print_operator,
+    print_table_row,
 )
 from .suites import FAMILIES, MODES, SUITES, Setting
+from .tables import TABLES, run_table
 
 
 def describe(args: argparse.Namespace) -> dict:
@@ -71,13 +75,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('subject', nargs='?', help='config file or call')
     add('--against', nargs='+', default=[], metavar='PEER', help=', '.join([*SAME, *PEERS]))
     add('--suite', choices=SUITES, help='measure the bars of a suite: value, bar, pass or fail')
-    add('--only', metavar='TEXT', help='bars of the suite, or families, with this in their title')
+    add('--table', choices=TABLES, help="the classifiers of a paper's table of speed")
+    add('--only', metavar='TEXT', help='bars, families or models with this in their title')
     add('--operators', action='store_true', help='those of gcvit_mm beside those compiled by mmcv')
     add('--growth', action='store_true', help='time and memory against the number of pixels')
     add('--sides', nargs='+', type=int, default=[224, 448, 672, 896, 1120, 1344, 1600])
-    add('--mode', nargs='+', choices=MODES, help='default: both; of --growth: forward')
-    add('--size', nargs=2, type=int, default=[800, 1280], metavar=('H', 'W'))
-    add('--batch', type=int, default=1)
+    add('--mode', nargs='+', choices=MODES, help='default: both; of --growth and --table: forward')
+    add('--size', nargs=2, type=int, metavar=('H', 'W'), help="default: 800 1280, or the table's")
+    add('--batch', type=int, help="default: 1, or the table's")
     add('--dtype', choices=benchmark.DTYPES, default='fp32', help='16 bits: autocast')
     add('--compile', action='store_true', help='torch.compile with dynamic shapes, all contenders')
     add('--device', choices=('cpu', 'cuda'), default='cpu')
@@ -88,15 +93,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('--plot', type=Path, metavar='FILE.png', help='draw them')
     add('--cfg-options', nargs='+', action=DictAction, help='change settings of the subject')
     args = parser.parse_args(argv)
-    given = [args.subject is not None, args.suite is not None, args.growth, args.operators]
-    if sum(given) != 1:
-        raise UserError('give one of: a subject, --suite, --growth, --operators')
-    if min(args.rounds, args.batch, *args.size, *args.sides) < 1 or args.warmups < 0:
+    given = [args.subject, args.suite, args.growth or None, args.operators or None, args.table]
+    if sum(what is not None for what in given) != 1:
+        raise UserError('give one of: a subject, --suite, --growth, --operators, --table')
+    counts = [args.rounds, *args.sides, *(args.size or ())]
+    counts += [] if args.batch is None else [args.batch]
+    if min(counts) < 1 or args.warmups < 0:
         raise UserError('--rounds, --batch, --size and --sides must be at least 1')
     if len({args.subject, *args.against}) <= len(args.against):
         raise UserError('--against: name each once, and not the subject')
     if args.compile and (part := sorted(set(args.against) & set(MEANS))):
         raise UserError(f'--against {part[0]}: parts are taken out of eager models only')
+    if args.table and args.compile:
+        raise UserError('--compile: goes with a subject only')
     if args.growth and len(set(args.sides)) < 2:
         raise UserError('--sides: an exponent needs two sizes')
     if args.device == 'cuda' and not torch.cuda.is_available():
@@ -117,6 +126,7 @@ def write(args: argparse.Namespace, report: dict) -> None:
         growth=draw_growth,
         comparisons=draw_comparisons,
         operators=draw_operators,
+        table=draw_table,
     )
     part = next(key for key in report if key in draw)
     try:
@@ -135,8 +145,8 @@ def main(argv: list[str] | None = None) -> None:
     if threads:
         torch.set_num_threads(threads)
     setting = Setting(
-        tuple(args.size),
-        args.batch,
+        tuple(args.size or (800, 1280)),
+        args.batch or 1,
         args.dtype,
         args.compile,
         args.device,
@@ -166,6 +176,13 @@ def main(argv: list[str] | None = None) -> None:
             for mode in args.mode or MODES[:1]:
                 keep('growth', grow(name, sides, mode, setting))
         print_growth(report['growth'])
+    elif args.table:
+        size = tuple(args.size) if args.size else None
+        for mode in args.mode or MODES[:1]:
+            rows = run_table(args.table, args.only, setting, size, args.batch, mode)
+            for number, row in enumerate(rows):
+                print_table_row(row, first=number == 0)
+                keep('table', dict(row, device=report['setting']['device']))
     else:
         for mode in args.mode or MODES:
             found = compare(args.subject, args.against, setting, mode, args.cfg_options)

@@ -71,6 +71,7 @@ def compare(
         row['memory_mib'] = row['pass_mib'] + row['weights_mib']
         row['times'] = times.get(name)
         row['time'] = benchmark.quartiles(times[name])._asdict() if timed else None
+        row['images_per_s'] = setting.batch / row['time']['median'] if timed else None
     for name in peers:
         rows[name].update(ratios(rows[spec], rows[name]))
     height, width = setting.size

@@ -17,13 +17,15 @@ def print_comparison(found: dict) -> None:
     how = [found['mode'], f'{found["batch"]}x3x{height}x{width}', found['dtype']]
     how += ['compiled'] if found['compiled'] else []
     table = Table(title=', '.join(how), caption='ratios: the first row over each other')
-    for title in ('', 'ms (quartiles)', 'ms/GMAC', 'MiB', 'time', 'memory', 'time/GMAC', 'differs'):
+    titles = ('', 'ms (quartiles)', 'images/s', 'ms/GMAC', 'MiB')
+    for title in (*titles, 'time', 'memory', 'time/GMAC', 'differs'):
         table.add_column(title, justify='right' if title else 'left')
     for name, row in found['rows'].items():
         low, median, high = (row['time'][key] * 1e3 for key in ('low', 'median', 'high'))
         cells = [
             name,
             f'{median:.1f} ({low:.1f}-{high:.1f})',
+            f'{row["images_per_s"]:.4g}',
             f'{median / row["gmacs"]:.2f}',
             f'{row["memory_mib"]:.0f}',
         ]
@@ -55,6 +57,27 @@ def print_operator(row: Row) -> None:
     print(
         f'{row.operator:24} {row.size:50} {row.ours * 1e3:9.1f} ms {theirs} ms {ratio}', flush=True
     )
+
+
+def print_table_row(row: dict, first: bool) -> None:
+    """Print a row of a paper's table; before the first one what the columns are."""
+    columns = '{:16} {:>9} {:>6} {:>24} {:>10} {:>8} {:>12}'
+    if first:
+        how = f'{row["mode"]}, {row["dtype"]}, batch {row["batch"]}'
+        print(f'{row["table"]}: ours with {how}; the paper: {row["paper_source"]}')
+        paper = f'{row["paper_unit"]}, paper'
+        titles = ('model', 'size', 'M', 'ms (quartiles)', 'images/s', 'MiB')
+        print(columns.format(*titles, paper))
+    ours = ['out of memory', '-', '-']
+    if not row['out_of_memory']:
+        low, median, high = (row['time'][key] * 1e3 for key in ('low', 'median', 'high'))
+        memory = f'{row["memory_mib"]:.0f}' if 'memory_mib' in row else '-'
+        ours = [f'{median:.1f} ({low:.1f}-{high:.1f})', f'{row["images_per_s"]:.4g}', memory]
+    height, width = row['size']
+    parameters = f'{row["parameters"]:.1f}' if 'parameters' in row else '-'
+    paper = '-' if row['paper'] is None else row['paper']
+    line = columns.format(row['model'], f'{height}x{width}', parameters, *ours, paper)
+    print(line, flush=True)
 
 
 def draw_operators(rows: list[dict]) -> Figure:
@@ -119,4 +142,37 @@ def draw_growth(rows: list[dict]) -> Figure:
         axes.set_ylabel(f'{what}, {unit}')
         axes.legend(fontsize=7)
     figure.suptitle('dashed: multiply-accumulates, scaled to the first point', fontsize=9)
+    return figure
+
+
+def in_unit(row: dict) -> float | str:
+    """Our figure in the unit of the paper's; ms are those of one image."""
+    if row['out_of_memory']:
+        return 'out of memory'
+    rate = row['images_per_s']
+    return 1e3 / rate if row['paper_unit'] == 'ms' else rate
+
+
+def draw_table(rows: list[dict]) -> Figure:
+    """Draw our figures beside those of the paper, each on an axis of its own."""
+    figure = Figure(figsize=(10, 0.3 * len(rows) + 1.3), dpi=130, layout='constrained')
+    first = rows[0]
+    figure.suptitle(first['table'], fontsize=10)
+    ours, paper = figure.subplots(1, 2, sharey=True)
+    for axes, values, colour in (
+        (ours, [in_unit(row) for row in rows], 'C0'),
+        (paper, [row['paper'] or 'none' for row in rows], '#999999'),
+    ):
+        lengths = [0 if isinstance(value, str) else value for value in values]
+        axes.barh(range(len(rows)), lengths, color=colour)
+        for y, (value, length) in enumerate(zip(values, lengths)):
+            text = value if isinstance(value, str) else f'{value:.4g}'
+            axes.text(length, y, f' {text}', va='center', fontsize=7)
+        axes.set_xlim(0, 1.2 * max(lengths) or 1)
+    names = ['{}  {}x{}  {}'.format(row['model'], *row['size'], row['mode']) for row in rows]
+    ours.set_yticks(range(len(rows)), names, fontsize=7)
+    ours.invert_yaxis()
+    how = f'{first["device"]}, {first["dtype"]}, batch {first["batch"]}'
+    ours.set_xlabel(f'{first["paper_unit"]}, ours ({how})')
+    paper.set_xlabel(f'{first["paper_unit"]}, paper ({first["paper_source"]})')
     return figure

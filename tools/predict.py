@@ -8,20 +8,17 @@ Examples:
 import argparse
 import os
 import os.path as osp
-from functools import partial
-from typing import Any, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import mmcv
 import torch
-from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, VISUALIZERS
+from mmengine.dataset import pseudo_collate
 from rich.progress import track
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.datacheck.images import read_image, room_for_text
-from gcvit_mm.datacheck.pipeline import CheckedPipeline
+from gcvit_mm.datacheck.images import read_image
+from gcvit_mm.inference import Classification, Predictor, dataset_meta
 from gcvit_mm.messages import printable
 from gcvit_mm.visualization import Placement, attention_maps, find_blocks
 from gcvit_mm.visualization import draw as draw_maps
@@ -121,58 +118,24 @@ def attention_name(path: str) -> str:
     return osp.splitext(osp.basename(path))[0] + '_attention.png'
 
 
-def test_pipeline(cfg: Config) -> Compose:
-    """The test pipeline of the config, without what needs annotations."""
-    steps = cfg.test_dataloader.dataset.pipeline
-    return CheckedPipeline(Compose([step for step in steps if 'Annotations' not in step['type']]))
-
-
-def dataset_meta(cfg: Config, stored: dict) -> dict:
-    """Class names and colours: those of training if the checkpoint has them."""
-    if stored.get('dataset_meta'):
-        return {key.lower(): value for key, value in stored['dataset_meta'].items()}
-    dataset = cfg.test_dataloader.dataset
-    meta = dict(getattr(DATASETS.get(dataset.type), 'METAINFO', {}))
-    meta.update(dataset.get('metainfo') or {})
-    return meta
-
-
-def draw(cfg: Config, model: Any, meta: dict, args: argparse.Namespace) -> None:
+def draw(predictor: Predictor, args: argparse.Namespace) -> None:
     """Predict and draw image by image."""
-    pipeline = test_pipeline(cfg)
-    visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
-    visualizer.dataset_meta = meta
     for path in track(args.images, description='predicting'):
-        data = pipeline(dict(img_path=path, img_id=0))
-        with torch.no_grad():
-            sample = model.test_step(pseudo_collate([data]))[0]
-        image = mmcv.imread(path, channel_order='rgb')
-        options: dict = dict(data_sample=sample.cpu(), draw_gt=False)
-        if cfg.default_scope == 'mmpretrain':
-            label = int(sample.pred_label)
-            name = printable(str(meta['classes'][label] if meta.get('classes') else label))
-            print(f'{path}: {name} {sample.pred_score[label]:.2f}')
-            options.update(room_for_text(*image.shape[:2]))
-            draw = visualizer.visualize_cls
-        else:
-            if cfg.default_scope == 'mmdet':
-                options['pred_score_thr'] = args.score_thr
-            draw = partial(visualizer.add_datasample, osp.basename(path))
-        with cli.whole_output(osp.join(args.out_dir, osp.basename(path))) as out_file:
-            draw(image, out_file=out_file, **options)
+        (result,) = predictor.predict(path)
+        if isinstance(result, Classification):
+            print(f'{path}: {printable(result.name)} {result.scores[result.label]:.2f}')
+        result.draw(osp.join(args.out_dir, osp.basename(path)), args.score_thr)
 
 
-def draw_attention(
-    cfg: Config, model: Any, pixel: Tuple[int, int], args: argparse.Namespace
-) -> None:
+def draw_attention(predictor: Predictor, pixel: Tuple[int, int], args: argparse.Namespace) -> None:
     """Draw where a pixel looks, image by image. Only the backbone runs, on the whole image.
 
     Raises:
         UserError: If the test pipeline cuts the pixel off.
     """
-    pipeline = test_pipeline(cfg)
+    model = predictor.model
     for path in track(args.images, description='drawing'):
-        data = pseudo_collate([pipeline(dict(img_path=path, img_id=0))])
+        data = pseudo_collate([predictor.pipeline(dict(img_path=path, img_id=0))])
         data = model.data_preprocessor(data, False)
         placement = Placement.of(data['data_samples'][0].metainfo)
         point = placement.to_image(*pixel)
@@ -207,11 +170,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     if pixel:
         find_blocks(model.backbone, args.layer)
     meta = dataset_meta(cfg, load_model(model, args.checkpoint, False, args.trust_checkpoint))
-    model = model.to(device).eval()
+    predictor = Predictor(cfg, model.to(device), meta)
     if pixel:
-        draw_attention(cfg, model, pixel, args)
+        draw_attention(predictor, pixel, args)
     else:
-        draw(cfg, model, meta, args)
+        draw(predictor, args)
     print(f'drew {len(args.images)} images into {args.out_dir}')
 
 

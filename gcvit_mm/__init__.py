@@ -12,6 +12,7 @@ from .version import __version__
 
 # 'python -m gcvit_mm doctor' and 'ops' are there for where the rest does not import.
 if sys.argv[:2] not in (['-m', 'doctor'], ['-m', 'ops']):
+    from .addresses import announce
     from .backbones import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
     from .engine import CheckedOptimWrapperConstructor
     from .errors import CheckpointError, UserError
@@ -20,6 +21,7 @@ if sys.argv[:2] not in (['-m', 'doctor'], ['-m', 'ops']):
     from .zoo import create, list_models
 
     stand_in()
+    announce()
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ ORDER = (
     'engine',
     'visualization',
     'zoo',
+    'utils',
     'necks',
     'backbones',
     'checkpoints',

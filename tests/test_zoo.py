@@ -103,28 +103,3 @@ def test_list_models():
     assert repr(gcvit_mm.list_models('none')) == 'no model has such a name'
     with pytest.raises(UserError, match="no task 'detection': did you mean object detection"):
         gcvit_mm.list_models(task='detection')
-
-
-# ------------------------------------------------------------------- paths
-def test_config_path(tmp_path, monkeypatch):
-    """A file that exists, or a shipped one by name; the nearest name otherwise."""
-    expected = str(ROOT / 'configs/mask_gg_t_1x.py')
-    for name in ('mask_gg_t_1x', 'mask_gg_t_1x.py', 'gcvit_mm::mask_gg_t_1x.py', expected):
-        assert addresses.config_path(name) == expected
-    assert addresses.config_path('_base_/backbones/gg_t.py').endswith('backbones/gg_t.py')
-    for name in ('configs/mask_gg_t_2x.py', 'gcvit_mm::mask_gg_t_2x'):
-        with pytest.raises(UserError, match=f'no config {name}: did you mean mask_gg_t_1x?'):
-            addresses.config_path(name)
-    with pytest.raises(UserError, match='list_models'):
-        addresses.config_path('')
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'mask_gg_t_1x').write_text('mine')  # a file of this name comes first
-    assert addresses.config_path('mask_gg_t_1x') == 'mask_gg_t_1x'
-
-
-def test_home_of_a_wheel(tmp_path, monkeypatch):
-    """What a wheel has brought along comes before what lies beside the package."""
-    monkeypatch.setattr(addresses, '__file__', str(tmp_path / 'gcvit_mm/addresses.py'))
-    assert addresses.home() == tmp_path
-    (tmp_path / 'gcvit_mm/.mim/configs').mkdir(parents=True)
-    assert addresses.home() == tmp_path / 'gcvit_mm/.mim'

@@ -14,15 +14,12 @@ def read(name):
 
 
 class BuildWithMim(build_py):
-    """Adds configs, tools and the model index to the wheel, where mim looks for them.
-
-    An editable install gets links to those of the checkout.
-    """
+    """Adds configs, tools and the model index to the wheel, where mim looks for them."""
 
     def run(self):
         super().run()
         if getattr(self, 'editable_mode', False):
-            return self.link()
+            return
         target = Path(self.build_lib) / 'gcvit_mm' / '.mim'
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
@@ -32,13 +29,6 @@ class BuildWithMim(build_py):
                 shutil.copytree(ROOT / name, target / name, ignore=ignore)
         if (ROOT / 'model-index.yml').exists():
             shutil.copy(ROOT / 'model-index.yml', target)
-
-    def link(self):
-        target = ROOT / 'gcvit_mm' / '.mim'
-        target.mkdir(exist_ok=True)
-        for name in ('configs', 'tools', 'model-index.yml'):
-            if not (target / name).exists():
-                (target / name).symlink_to(Path('..', '..', name))
 
 
 setup(

@@ -23,8 +23,7 @@ def home() -> Path:
     """The folder of ``configs/``, ``tools/`` and ``model-index.yml``: a checkout, or what a wheel
     brings along."""
     package = Path(__file__).resolve().parent
-    installed = package / '.mim' / 'configs'  # links to the checkout, where that is installed
-    return installed.resolve().parent if installed.is_dir() else package.parent
+    return package / '.mim' if (package / '.mim' / 'configs').is_dir() else package.parent
 
 
 def shipped_configs() -> List[str]:

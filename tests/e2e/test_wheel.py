@@ -116,18 +116,3 @@ def test_names_work_without_the_sources(installed, tmp_path):
     path = installed / 'gcvit_mm/.mim/configs/mask_gg_t_1x.py'
     lines = printed.splitlines()
     assert f'{path} 4' in lines and '4' in lines and lines[-1] == 'MaskRCNN'
-
-
-def test_editable_install_links_to_the_checkout(tmp_path):
-    """mim finds configs, tools and the model index of an editable install, too, as they change."""
-    tree = tmp_path / 'tree'
-    ignored = shutil.ignore_patterns('.git', '.venv*', '.setup', '.mim', '__pycache__', 'tests')
-    shutil.copytree(ROOT, tree, ignore=ignored)
-    build = f'from setuptools import build_meta; build_meta.build_editable({str(tmp_path)!r})'
-    for _ in range(2):  # a second time finds the links
-        call(sys.executable, '-c', build, cwd=tree)
-    mim = tree / 'gcvit_mm' / '.mim'
-    assert sorted(os.listdir(mim)) == ['configs', 'model-index.yml', 'tools']
-    for path in mim.iterdir():
-        assert path.resolve() == tree / path.name
-    assert set(model_zoo.read_entries(mim / 'model-index.yml')) == set(model_zoo.read_entries())

@@ -10,17 +10,21 @@ from support.running import ROOT
 PACKAGE = ROOT / 'gcvit_mm'
 # Each may import from those behind it.
 ORDER = (
+    'inference',
     'cli',
     'datacheck',
     'planning',
     'deploy',
     'engine',
     'visualization',
+    'zoo',
+    'utils',
     'necks',
     'backbones',
     'checkpoints',
     'layers',
     'ops',
+    'addresses',
     'compat',
     'messages',
     'processes',

@@ -1,4 +1,4 @@
-"""Count parameters and FLOPs of all configs, beside the papers' figures, into docs/model_zoo.md.
+"""Count parameters and FLOPs of all configs, into docs/model_zoo.md and configs/metafiles.
 
 Examples:
     python tools/model_zoo.py
@@ -12,10 +12,11 @@ import argparse
 import difflib
 import json
 import logging
+import os.path as osp
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich import box
@@ -30,10 +31,16 @@ from gcvit_mm.planning.complexity import (
     count_macs_both_ways,
     count_parameters,
 )
+from gcvit_mm.zoo import read_entries
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = ROOT / 'model-index.yml'
 DOCUMENT = ROOT / 'docs' / 'model_zoo.md'
+METAFILES = sorted((ROOT / 'configs' / 'metafiles').glob('*.yml'))
+# What a metafile has of the counts, at the end of its Metadata.
+COUNTED = re.compile(r'(, Parameters: \d+)?(, FLOPs: \d+)?}$')
+# Collections, which mim searches by their short names, as the page calls them.
+TITLES = dict(gcvit='GC ViT', scalablevit='ScalableViT', gg='GG-Transformer', gpvit='GPViT')
 LIMITS = (2, 5)  # differences in % of parameters and FLOPs above which a sentence is needed
 # Data set: usual size, heading, and keys of the published results.
 DATA = {
@@ -84,24 +91,6 @@ class Row(NamedTuple):
 
 
 # ------------------------------------------------------------------- reading
-def read_entries(index: Path = INDEX) -> dict[str, dict]:
-    """Read the models of all metafiles by name.
-
-    Raises:
-        UserError: If a file is missing, or a name stands there twice.
-    """
-    entries = {}
-    try:
-        for file in yaml.safe_load(index.read_text())['Import']:
-            for entry in yaml.safe_load((index.parent / file).read_text())['Models']:
-                if entry['Name'] in entries:
-                    raise UserError(f'{file} has {entry["Name"]} again: keep one entry')
-                entries[entry['Name']] = entry
-    except OSError as error:
-        raise UserError(f'{error.filename} does not exist: see Import in {index}') from error
-    return entries
-
-
 def find_leaves(names: list[str], entries: dict, folder: Path = ROOT / 'configs') -> list[Path]:
     """Return the configs of the given names, or all but the demo's, in the order of the entries.
 
@@ -255,7 +244,8 @@ def document(rows: list[Row]) -> str:
     """Return the page: a section a family, a table a data set, remarks below."""
     lines = [INTRODUCTION]
     for family in dict.fromkeys(row.entry['In Collection'] for row in rows):
-        lines += [f'## {family}', '']
+        title = TITLES.get(family, family)
+        lines += [f'## {title}', '']
         for data, (usual, _, _) in DATA.items():
             table = [
                 row
@@ -266,7 +256,7 @@ def document(rows: list[Row]) -> str:
             if not table:
                 continue
             titles = header(data)
-            lines += [f'### {family}, {data}: FLOPs at {usual}', '']
+            lines += [f'### {title}, {data}: FLOPs at {usual}', '']
             lines += [_line(titles), _line(['---', '---'] + ['--:'] * (len(titles) - 3) + ['---'])]
             lines += [_line(cells(row)) for row in table]
             lines += ['', *_remarks(table)]
@@ -291,6 +281,21 @@ def _remarks(rows: list[Row]) -> list[str]:
     return lines
 
 
+def with_counts(metafile: str, rows: list[Row]) -> str:
+    """Return the text of a metafile with what was counted: the fields that mim and users read."""
+    counts, lines, name = {row.name: row for row in rows}, [], ''
+    for line in metafile.splitlines():
+        if line.startswith('  - Name: '):
+            name = line.split(': ')[1]
+        if line.startswith('    Metadata: {') and name in counts:
+            row = counts[name]
+            fields = f', Parameters: {round(row.parameters * 1e6)}'
+            fields += '' if row.macs is None else f', FLOPs: {round(row.macs * 1e9)}'
+            line = COUNTED.sub('', line) + fields + '}'
+        lines.append(line)
+    return '\n'.join(lines) + '\n'
+
+
 def print_rows(rows: list[Row]) -> None:
     """Print the columns of each config below one another: a terminal is not wide enough."""
     for row in rows:
@@ -309,24 +314,29 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('names', nargs='*', help='print these configs and write nothing')
     parser.add_argument(
-        '--check', action='store_true', help='only say whether docs/model_zoo.md is up to date'
+        '--check', action='store_true', help='only say whether the files are up to date'
     )
     args = parser.parse_args(argv)
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)  # mmengine warns of every change of scope
     try:
-        rows = build_rows([Path(name).stem for name in args.names], read_entries())
+        rows = build_rows([Path(name).stem for name in args.names], read_entries(INDEX))
     finally:
         logger.setLevel(level)
     check_notes(rows)
     if args.names:
-        print_rows(rows)
-    elif not args.check:
-        DOCUMENT.write_text(document(rows))
-        print(f'wrote {DOCUMENT}: {len(rows)} configs')
-    elif not DOCUMENT.exists() or DOCUMENT.read_text() != document(rows):
-        raise UserError('docs/model_zoo.md is out of date: run python tools/model_zoo.py')
+        return print_rows(rows)
+    texts = {path: with_counts(path.read_text(), rows) for path in METAFILES}
+    texts[DOCUMENT] = document(rows)
+    old = [path for path in texts if not path.exists() or path.read_text() != texts[path]]
+    if args.check and old:
+        name = osp.relpath(old[-1], ROOT)
+        raise UserError(f'{name} is out of date: run python tools/model_zoo.py')
+    for path in old:
+        path.write_text(texts[path])
+    if not args.check:
+        print(f'wrote {DOCUMENT} and {len(METAFILES)} metafiles: {len(rows)} configs')
 
 
 if __name__ == '__main__':

@@ -10,21 +10,19 @@ Examples:
 import argparse
 import os
 import os.path as osp
-from functools import partial
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 import mmcv
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, VISUALIZERS
+from mmengine.dataset import pseudo_collate
 from rich.progress import track
 from torch import Tensor
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.datacheck.images import read_image, room_for_text
-from gcvit_mm.datacheck.pipeline import CheckedPipeline
+from gcvit_mm.datacheck.images import read_image
+from gcvit_mm.inference import Classification, Predictor, dataset_meta
 from gcvit_mm.messages import printable
 from gcvit_mm.visualization import (
     Placement,
@@ -59,14 +57,16 @@ class Model(NamedTuple):
     """A model that is ready, and what prepares images for it."""
 
     source: Source
-    cfg: Config
-    model: Any
-    meta: dict
-    pipeline: CheckedPipeline
+    predictor: Predictor
+
+    @property
+    def model(self) -> Any:
+        """The model itself."""
+        return self.predictor.model
 
     def prepare(self, path: str) -> Tuple[Tensor, Placement]:
         """Image (1, C, H, W) as the model gets it, and where that lies in the file's."""
-        data = pseudo_collate([self.pipeline(dict(img_path=path, img_id=0))])
+        data = pseudo_collate([self.predictor.pipeline(dict(img_path=path, img_id=0))])
         data = self.model.data_preprocessor(data, False)
         return data['inputs'], Placement.of(data['data_samples'][0].metainfo)
 
@@ -219,22 +219,6 @@ def parse_pixel(args: argparse.Namespace) -> Tuple[int, int]:
 
 
 # ------------------------------------------------------------------- building
-def test_pipeline(cfg: Config) -> Compose:
-    """The test pipeline of the config, without what needs annotations."""
-    steps = cfg.test_dataloader.dataset.pipeline
-    return CheckedPipeline(Compose([step for step in steps if 'Annotations' not in step['type']]))
-
-
-def dataset_meta(cfg: Config, stored: dict) -> dict:
-    """Class names and colours: those of training if the checkpoint has them."""
-    if stored.get('dataset_meta'):
-        return {key.lower(): value for key, value in stored['dataset_meta'].items()}
-    dataset = cfg.test_dataloader.dataset
-    meta = dict(getattr(DATASETS.get(dataset.type), 'METAINFO', {}))
-    meta.update(dataset.get('metainfo') or {})
-    return meta
-
-
 def check_source(source: Source) -> Config:
     """Read a config and check that its checkpoint is there.
 
@@ -269,33 +253,17 @@ def build(source: Source, cfg: Config, args: argparse.Namespace) -> Model:
         except UserError as error:
             raise UserError(f'{source.config}: {error}') from error
     meta = dataset_meta(cfg, load_model(model, source.checkpoint, False, args.trust_checkpoint))
-    return Model(source, cfg, model.to(device).eval(), meta, test_pipeline(cfg))
+    return Model(source, Predictor(cfg, model.to(device), meta))
 
 
 # ------------------------------------------------------------------- drawing
-def draw(model: Model, args: argparse.Namespace) -> None:
+def draw(predictor: Predictor, args: argparse.Namespace) -> None:
     """Predict and draw image by image."""
-    cfg, meta = model.cfg, model.meta
-    visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
-    visualizer.dataset_meta = meta
     for path in track(args.images, description='predicting'):
-        data = model.pipeline(dict(img_path=path, img_id=0))
-        with torch.no_grad():
-            sample = model.model.test_step(pseudo_collate([data]))[0]
-        image = mmcv.imread(path, channel_order='rgb')
-        options: dict = dict(data_sample=sample.cpu(), draw_gt=False)
-        if cfg.default_scope == 'mmpretrain':
-            label = int(sample.pred_label)
-            name = printable(str(meta['classes'][label] if meta.get('classes') else label))
-            print(f'{path}: {name} {sample.pred_score[label]:.2f}')
-            options.update(room_for_text(*image.shape[:2]))
-            draw = visualizer.visualize_cls
-        else:
-            if cfg.default_scope == 'mmdet':
-                options['pred_score_thr'] = args.score_thr
-            draw = partial(visualizer.add_datasample, osp.basename(path))
-        with cli.whole_output(osp.join(args.out_dir, osp.basename(path))) as out_file:
-            draw(image, out_file=out_file, **options)
+        (result,) = predictor.predict(path)
+        if isinstance(result, Classification):
+            print(f'{path}: {printable(result.name)} {result.scores[result.label]:.2f}')
+        result.draw(osp.join(args.out_dir, osp.basename(path)), args.score_thr)
 
 
 def draw_maps(
@@ -356,7 +324,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.kind:
         draw_maps(models, pixel, args)
     else:
-        draw(models[0], args)
+        draw(models[0].predictor, args)
     print(f'drew {len(args.images)} images into {args.out_dir}')
 
 

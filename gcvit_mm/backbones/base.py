@@ -3,16 +3,18 @@
 import copy
 import difflib
 import inspect
+import logging
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 from typing_extensions import TypedDict
 
-from ..checkpoints import load_pretrained
-from ..compat import torch_before
+from ..checkpoints import load_pretrained, pretrained_cfg
+from ..compat import is_compiling, torch_before
 from ..errors import CheckpointError
 from ..layers import build_channels_last_norm
 
@@ -58,7 +60,8 @@ class BaseBackbone(BaseModule):
         norm_cfg: Config of all norms; they act on the last axis. Default: ``default_norm`` of the
             family.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``, see
-            :func:`gcvit_mm.checkpoints.load_pretrained`, or any other mmengine init config.
+            :func:`gcvit_mm.checkpoints.load_pretrained`, or any other mmengine init config. It is
+            followed by :meth:`init_weights`, which runners call.
         unknown: Nothing that a backbone takes.
 
     Raises:
@@ -91,6 +94,8 @@ class BaseBackbone(BaseModule):
         **unknown: Any,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        # the file of init_cfg, until it or any other is loaded
+        self._not_loaded: Optional[str] = pretrained_cfg(init_cfg).get('checkpoint')
         if out_indices is not None and 'out_indices' in self.not_taken:
             unknown['out_indices'] = out_indices
         self.refuse(*unknown)
@@ -98,6 +103,7 @@ class BaseBackbone(BaseModule):
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
         self.num_built_stages = self.out_indices[-1] + 1
+        self._say_what_is_left_out()
         if not -1 <= frozen_stages <= self.num_built_stages:
             raise ValueError(
                 f'frozen_stages must be between -1 and {self.num_built_stages} (the number of '
@@ -169,6 +175,17 @@ class BaseBackbone(BaseModule):
             )
         return tuple(indices)
 
+    def _say_what_is_left_out(self) -> None:
+        built, total = sum(self.depths[: self.num_built_stages]), sum(self.depths)
+        if 2 * built < total:
+            print_log(
+                f"{type(self).__name__}(arch='{self.arch}'): out_indices={self.out_indices} builds "
+                f'{built} of {total} blocks and leaves the rest out: the last stage is '
+                f'{self.num_stages - 1}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
     def per_stage(self, value: Any, name: str) -> Tuple[Any, ...]:
         """Return one value a stage: a list or tuple of them as it is, anything else repeated.
 
@@ -225,21 +242,36 @@ class BaseBackbone(BaseModule):
         """Initialise as ``init_cfg`` says; 'Pretrained' is loaded loudly.
 
         The constructor has already initialised the weights as the paper does, so without an
-        ``init_cfg`` nothing is left to do.
+        ``init_cfg`` nothing is left to do. It does not load any: it cannot know whether it is
+        called by hand, by a runner that resumes or tests (and must not download what it replaces at
+        once), by one that trains (and calls this method), or to count on the meta device. A
+        backbone that computes before its 'Pretrained' or other weights were loaded says so, once.
         """
-        configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
-        pretrained = [c for c in configs if c and c['type'] == 'Pretrained']
-        if pretrained:
-            options = {k: v for k, v in pretrained[-1].items() if k != 'type'}
-            try:
-                load_pretrained(self, **options)
-            except CheckpointError as error:
-                if self.weights_note:
-                    raise CheckpointError(f'{error}; {self.weights_note}') from error
-                raise
-            self.is_init = True
-        else:
-            super().init_weights()
+        options = {k: v for k, v in pretrained_cfg(self.init_cfg).items() if k != 'type'}
+        if not options:
+            return super().init_weights()
+        try:
+            load_pretrained(self, **options)
+        except CheckpointError as error:
+            if self.weights_note:
+                raise CheckpointError(f'{error}; {self.weights_note}') from error
+            raise
+        self.is_init = True
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if any(key.startswith(prefix) for key in state_dict):
+            self._not_loaded = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _say_not_loaded(self) -> None:
+        print_log(
+            f'{type(self).__name__} computes with random weights: init_cfg names '
+            f'{self._not_loaded}, which was not loaded: call init_weights() after building it, or '
+            'build it with gcvit_mm.create()',
+            logger='current',
+            level=logging.WARNING,
+        )
+        self._not_loaded = None
 
     # ------------------------------------------------------------------ freezing
     def _freeze(self) -> None:
@@ -265,7 +297,7 @@ class BaseBackbone(BaseModule):
 
     # ------------------------------------------------------------------ forward helpers
     def check_image(self, x: Tensor) -> None:
-        """Check the input of ``forward``.
+        """Check the input of ``forward``; say so if weights of ``init_cfg`` were not loaded.
 
         Raises:
             ValueError: If it is no (B, in_channels, H, W) tensor.
@@ -275,6 +307,8 @@ class BaseBackbone(BaseModule):
                 f'{type(self).__name__} expects images (B, {self.in_channels}, H, W), got a '
                 f'tensor of shape {tuple(x.shape)}: set in_channels to the number of channels'
             )
+        if self._not_loaded and not (x.is_meta or is_compiling()):
+            self._say_not_loaded()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Compute the maps of ``out_indices``.

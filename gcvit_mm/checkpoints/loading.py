@@ -3,10 +3,11 @@
 import logging
 import re
 from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from typing_extensions import Protocol
@@ -136,6 +137,32 @@ def match(
         problems.append(f'{len(unexpected)} unexpected ({_names(unexpected)})')
     good = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     return Match(own, good, notes, problems)
+
+
+def pretrained_cfg(init_cfg: Union[dict, List[dict], None]) -> dict:
+    """Find what an ``init_cfg`` says of weights to load.
+
+    Args:
+        init_cfg: A dict, a list of them, or None.
+
+    Returns:
+        The last dict of type 'Pretrained', empty where there is none.
+
+    Raises:
+        TypeError: If it is anything else, or a dict lacks its type or the file.
+    """
+    found: dict = {}
+    for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg] if init_cfg else []:
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise TypeError(
+                "init_cfg must be a dict such as dict(type='Pretrained', checkpoint=FILE), or a "
+                f'list of them, got {init_cfg!r}'
+            )
+        if cfg['type'] in ('Pretrained', PretrainedInit):
+            if not isinstance(cfg.get('checkpoint'), str) or not cfg['checkpoint']:
+                raise TypeError(f"init_cfg: type 'Pretrained' needs checkpoint=FILE, got {cfg!r}")
+            found = cfg
+    return found
 
 
 def load_pretrained(

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 
 from .. import backbones
-from ..checkpoints import local_path
+from ..checkpoints import local_path, pretrained_cfg
 from ..datacheck.check import check_classes
 from ..datacheck.folders import check_data
 from ..engine.resuming import numbered_checkpoints, restarts
@@ -90,19 +90,25 @@ def fetch_pretrained(cfg: Config) -> None:
     Those of a run that resumes from a checkpoint are taken out of the config.
 
     Raises:
+        UserError: If ``init_cfg`` is no such thing.
         CheckpointError: If the file is missing, or cannot be downloaded.
     """
     backbone = cfg.model.get('backbone') or {}
-    init_cfg = backbone.get('init_cfg') or {}
     cls = getattr(backbones, str(backbone.get('type')), None)
-    if cls is None or init_cfg.get('type') != 'Pretrained':
+    if cls is None:
+        return
+    try:
+        source = pretrained_cfg(backbone.get('init_cfg')).get('checkpoint')
+    except TypeError as error:
+        raise UserError(f'config: model.backbone.{error}') from error
+    if not source:
         return
     saved = bool(numbered_checkpoints(cfg.work_dir))
     if (cfg.get('resume') and (saved or cfg.get('load_from'))) or (restarts() and saved):
         cfg.model.backbone.init_cfg = None
         return
     try:
-        local_path(init_cfg['checkpoint'])
+        local_path(source)
     except CheckpointError as error:
         raise CheckpointError('; '.join(filter(None, [str(error), cls.weights_note]))) from error
 

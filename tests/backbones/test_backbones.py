@@ -290,6 +290,7 @@ import sys
 import gcvit_mm
 found = {'mmdet', 'mmseg', 'mmpretrain', 'timm'} & set(sys.modules)
 assert not found, found  # also where they are installed, importing the package stays light
+assert not {'gcvit_mm.cli', 'gcvit_mm.inference'} & set(sys.modules)
 blocked = ('mmcv._ext', 'mmdet', 'mmseg', 'mmpretrain', 'timm')
 sys.modules.update(dict.fromkeys(blocked))  # importing them fails
 try:
@@ -304,6 +305,8 @@ for family in FAMILIES:
     sum(out.mean() for out in make(family)(torch.randn(2, 3, 64, 64))).backward()
     with torch.no_grad():
         assert make(family).eval()(torch.randn(1, 3, 64, 64))[-1].isfinite().all()
+gcvit_mm.create('gg_tiny')
+assert gcvit_mm.list_models('mask_gg_*')
 assert 'mmcv.ops' not in sys.modules
 print('all run')
 """

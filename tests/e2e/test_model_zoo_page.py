@@ -28,6 +28,9 @@ def test_page_is_up_to_date(rows):
     assert [row.name for row in rows] == [name for name in ENTRIES if name in LEAVES]
     page = model_zoo.document(rows)
     assert model_zoo.DOCUMENT.read_text() == page, 'run python tools/model_zoo.py'
+    for path in model_zoo.METAFILES:
+        text = path.read_text()
+        assert text == model_zoo.with_counts(text, rows), 'run python tools/model_zoo.py'
 
 
 # By how many % FLOPs may differ from the paper, and how many rows have a printed figure.

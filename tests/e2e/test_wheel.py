@@ -17,6 +17,18 @@ pytest.importorskip('mmpretrain')
 import model_zoo
 
 LEFT_OVER = 'configs/__pycache__/mask_gg_t_1x.cpython-311.pyc'
+BY_NAME = """
+import mmpretrain
+import torch
+from mmengine.hub import get_model
+import gcvit_mm
+from gcvit_mm.addresses import config_path
+
+print(config_path('mask_gg_t_1x'), len(gcvit_mm.list_models('cls_gg*')))
+print(len(mmpretrain.list_models('cls_gg')))  # which was imported first
+with torch.device('meta'):
+    print(type(get_model('gcvit_mm::mask_gg_t_1x.py')).__name__)
+"""
 FORWARD = """
 import torch
 from mmengine.config import Config
@@ -95,3 +107,12 @@ def test_wheel_works_without_the_sources(installed, tmp_path):
     assert installed in Path(where).parents and shape == '(1, 6, 16, 24)'
     tool = installed / 'gcvit_mm' / '.mim' / 'tools' / 'model_zoo.py'
     assert '47.86' in call(sys.executable, tool, 'mask_gg_t_1x', cwd=tmp_path, env=env)
+
+
+def test_names_work_without_the_sources(installed, tmp_path):
+    """Configs are found by their names in what was installed; mmpretrain knows the classifiers."""
+    env = dict(os.environ, PYTHONPATH=str(installed), OMP_NUM_THREADS='1')
+    printed = call(sys.executable, '-W', 'ignore', '-c', BY_NAME, cwd=tmp_path, env=env)
+    path = installed / 'gcvit_mm/.mim/configs/mask_gg_t_1x.py'
+    lines = printed.splitlines()
+    assert f'{path} 4' in lines and '4' in lines and lines[-1] == 'MaskRCNN'

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import sys
 
 import mmengine
 import pytest
@@ -30,6 +31,11 @@ def assigns(cls, *names):
 def takes(function, *names):
     """Whether a function has these parameters, in this order, and no more."""
     return tuple(inspect.signature(function).parameters) == names
+
+
+def model_hub():
+    """Source of mmpretrain's hub of models."""
+    return inspect.getsource(pytest.importorskip('mmpretrain.apis.model'))
 
 
 CHECKS = {
@@ -62,6 +68,16 @@ CHECKS = {
     'BaseStrategy._init_model_weights': lambda: takes(
         BaseStrategy._init_model_weights, 'self', 'model'
     ),
+    # both are replaced already: what is read is the source
+    'Config._get_cfg_path': lambda: all(
+        text in inspect.getsource(sys.modules[Config.__module__])
+        for text in ('def _get_cfg_path(cfg_path: str,', 'scope = Config._get_cfg_path(')
+    ),
+    'ModelHub._register_mmpretrain_models': lambda: (
+        model_hub().count('cls._register_mmpretrain_models()') == 1
+        and 'ModelHub._register_mmpretrain_models()' in model_hub()
+    ),
+    'ModelHub._models_dict': lambda: 'cls._models_dict[model_name] = metainfo' in model_hub(),
     'Config._cfg_dict': lambda: isinstance(Config(dict(a=1))._cfg_dict, dict),
     'build_from_cfg': lambda: (
         {'cfg', 'registry', 'args', 'obj_type'}

@@ -1,0 +1,232 @@
+"""From the name of a config to predictions."""
+
+import copy
+import os
+import os.path as osp
+from collections import abc
+from importlib.util import find_spec
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Union
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DATASETS, DefaultScope
+
+from .. import cli
+from ..addresses import config_path
+from ..checkpoints import load_model
+from ..cli.config import check_types
+from ..datacheck.pipeline import CheckedPipeline
+from ..errors import UserError
+from ..messages import described
+from .results import Classification, Detections, Path, Prediction, Predictions, Segmentation
+
+LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
+
+Image = Union[Path, np.ndarray]
+
+
+def test_pipeline(cfg: Config) -> CheckedPipeline:
+    """The test pipeline of a config, without what needs annotations."""
+    steps = cfg.test_dataloader.dataset.pipeline
+    return CheckedPipeline(Compose([step for step in steps if 'Annotations' not in step['type']]))
+
+
+def dataset_meta(cfg: Config, stored: dict) -> dict:
+    """Class names and colours: those of training if the checkpoint has them."""
+    if stored.get('dataset_meta'):
+        return {key.lower(): value for key, value in stored['dataset_meta'].items()}
+    dataset = cfg.test_dataloader.dataset
+    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+        meta = dict(getattr(registry.get(dataset.type), 'METAINFO', {}))
+    meta.update(dataset.get('metainfo') or {})
+    return meta
+
+
+class Predictor:
+    """A model, and the way from an image to what it says.
+
+    It runs the test pipeline of the config and the model's ``test_step``, as mmengine's test loop
+    does, and so gives what ``mmdet.apis.inference_detector``, ``mmseg.apis.inference_model`` and
+    mmpretrain's inferencer give; but bad images are named, and several models can be used in turn.
+
+    Args:
+        cfg: The config.
+        model: The model, with its weights, on its device.
+        meta: Class names and colours, see :func:`dataset_meta`.
+
+    Attributes:
+        cfg: The config.
+        model: The model.
+        classes: Names of the classes.
+    """
+
+    def __init__(self, cfg: Config, model: Any, meta: dict) -> None:
+        self.cfg = cfg
+        self.model = model.eval()
+        self.scope = cfg.default_scope
+        with DefaultScope.overwrite_default_scope(self.scope):
+            self.pipeline = test_pipeline(cfg)
+        self.classes = tuple(meta.get('classes') or ())
+        self.visualizer = dict(cfg.visualizer, scope=self.scope, dataset_meta=meta)
+
+    def predict(self, images: Union[Image, Iterable[Image]], score_thr: float = 0.0) -> Predictions:
+        """Predict images.
+
+        Args:
+            images: A file, a folder (the images in it, by name), an array (H, W, 3) of bytes in
+                RGB, or several of these.
+            score_thr: Least score of a box that is kept.
+
+        Returns:
+            A list of :class:`Detections`, :class:`Segmentation` or :class:`Classification`, whose
+            boxes, masks and maps are in pixels of the images as given. It holds all masks: see
+            :meth:`stream` for many images.
+
+        Raises:
+            UserError: If an image is missing, damaged or of the wrong type, or a folder has none.
+        """
+        return Predictions(self.stream(images, score_thr))
+
+    def stream(
+        self, images: Union[Image, Iterable[Image]], score_thr: float = 0.0
+    ) -> Iterator[Prediction]:
+        """As :meth:`predict`, one by one: what was given is checked at the first."""
+        for number, image in enumerate(list_images(images)):
+            yield self._predict(image, number, score_thr)
+
+    def _predict(self, image: Image, number: int, score_thr: float) -> Prediction:
+        with DefaultScope.overwrite_default_scope(self.scope), torch.no_grad():
+            data = self._read(image, number)
+            sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
+        array = isinstance(image, np.ndarray)
+        shared: Dict[str, Any] = dict(
+            path=None if array else os.fspath(image),  # type: ignore[arg-type]
+            size=tuple(sample.ori_shape[:2]),
+            classes=self.classes,
+            visualizer=self.visualizer,
+            pixels=image if array else None,
+        )
+        if self.scope == 'mmseg':
+            return Segmentation(**shared, label_map=sample.pred_sem_seg.data[0].numpy())
+        if self.scope == 'mmpretrain':
+            scores = sample.pred_score.numpy()
+            return Classification(**shared, scores=scores, label=int(sample.pred_label))
+        found = sample.pred_instances
+        masks = found.get('masks')
+        return Detections(
+            **shared,
+            boxes=found.bboxes.numpy(),
+            scores=found.scores.numpy(),
+            labels=found.labels.numpy(),
+            masks=None if masks is None else np.asarray(masks, dtype=bool),
+        ).above(score_thr)
+
+    def _read(self, image: Image, number: int) -> Any:
+        """Run the pipeline; its first step reads what is a file."""
+        if not isinstance(image, np.ndarray):
+            return self.pipeline(dict(img_path=os.fspath(image), img_id=number))
+        size = image.shape[:2]
+        data = dict(
+            img=mmcv.rgb2bgr(image),
+            img_path=f'image {number}',
+            img_id=number,
+            img_shape=size,
+            ori_shape=size,
+        )
+        return CheckedPipeline(Compose(self.pipeline.transforms[1:]))(data)
+
+
+def list_images(images: Union[Image, Iterable[Image]]) -> List[Image]:
+    """Name images one by one.
+
+    Args:
+        images: As :meth:`Predictor.predict` takes them.
+
+    Raises:
+        UserError: If one is missing or no image, or a folder has none.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    if isinstance(images, (str, np.ndarray)) or not isinstance(images, abc.Iterable):
+        images = [images]
+    found: List[Image] = []
+    for image in images:
+        if isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+                raise UserError(
+                    f'an array of shape {image.shape} and {image.dtype} is no image: give '
+                    '(height, width, 3) of uint8, RGB'
+                )
+            found.append(image)
+        elif not isinstance(image, (str, os.PathLike)):
+            raise UserError(
+                f'a {type(image).__name__} is no image: give files, folders, or arrays (height, '
+                'width, 3) of uint8'
+            )
+        elif osp.isdir(image):
+            names = sorted(n for n in os.listdir(image) if n.lower().endswith(IMG_EXTENSIONS))
+            if not names:
+                raise UserError(f'folder {image} has no image: name another')
+            found += [osp.join(image, name) for name in names]
+        elif osp.exists(image):
+            found.append(image)
+        else:
+            raise UserError(f'image {image} does not exist: check the path')
+    return found
+
+
+def load(
+    config: Union[Path, Config],
+    checkpoint: Path,
+    device: Optional[str] = None,
+    trust_checkpoint: bool = False,
+) -> Predictor:
+    """Load a model to predict with.
+
+    Args:
+        config: Name of a shipped config ('mask_gcvit_t_3x'), path of a config, or a config that was
+            read (it is left as it is).
+        checkpoint: Path or address of a checkpoint of that model. All its weights must fit, and
+            no code in it is run.
+        device: 'cpu', 'cuda:1' and so on. Default: a GPU if there is one.
+        trust_checkpoint: Also read checkpoints that hold Python objects; they can run any code.
+
+    Raises:
+        UserError: If there is no such config or device, or its library is not installed.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+
+    Example::
+
+        det = gcvit_mm.load('mask_gcvit_t_3x', 'epoch_36.pth')
+        for result in det.predict(['a.jpg', 'folder']):
+            print(result.boxes, result.names)
+            rgb = result.draw()
+    """
+    name = 'the config' if isinstance(config, Config) else os.fspath(config)
+    if isinstance(config, Config):
+        cfg = copy.deepcopy(config)
+        check_types(cfg)
+    else:
+        cfg = cli.load_config(config_path(name))
+    scope = cfg.get('default_scope')
+    if scope not in LIBRARIES or not {'model', 'test_dataloader', 'visualizer'} <= set(cfg):
+        raise UserError(f'{name} is no config of a detector, segmentor or classifier')
+    if find_spec(scope) is None:
+        raise UserError(f'{name} needs {scope}: python -m gcvit_mm doctor says how to install it')
+    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    try:
+        target = torch.empty(0, device=device).device
+    except Exception as error:  # an AssertionError where torch has no CUDA
+        raise UserError(
+            f"there is no device '{device}' ({described(error)}): give 'cpu', or e.g. 'cuda:0'"
+        ) from error
+    if target.type != 'cuda':
+        cfg.launcher = 'none'
+        cli.use_cpu(cfg)
+    with DefaultScope.overwrite_default_scope(scope):
+        model = cli.build_model(cfg)
+        stored = load_model(model, os.fspath(checkpoint), False, trust_checkpoint)
+        return Predictor(cfg, model.to(target), dataset_meta(cfg, stored))

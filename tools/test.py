@@ -77,8 +77,12 @@ def augment(cfg: Config) -> None:
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             raise UserError(f'--tta: this config has no {key}')
-    if 'mask_head' in (cfg.model.get('roi_head') or {}):
-        raise UserError('--tta: mmdet merges boxes only, not masks: leave it out')
+    masks = (cfg.model.get('roi_head') or {}).get('mask_head')
+    if masks and cfg.tta_model.get('type') == 'DetTTAModel':
+        raise UserError(
+            '--tta: DetTTAModel merges boxes only, not masks: leave it out, or set tta_model.type='
+            'gcvit_mm.engine.tta.MaskTTAModel'
+        )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 

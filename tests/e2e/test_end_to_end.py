@@ -121,6 +121,33 @@ def test_detector_tested_from_file(detector, shapes, tmp_path):
     assert len(predictions) == 4 and 'pred_instances' in predictions[0]
 
 
+def test_detector_tested_with_augmentation(detector, shapes, tmp_path):
+    """tools/test.py --tta: boxes and masks of two scales and flips are merged, and evaluated."""
+    work_dir, _ = detector
+    output = run(
+        'test.py',
+        DET,
+        work_dir / 'iter_6.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        '--data-root',
+        shapes / 'coco',
+        '--out',
+        tmp_path / 'predictions.pkl',
+        '--tta',
+        '--cfg-options',
+        *SMALL_RCNN,
+        'test_dataloader.batch_size=2',
+        'test_dataloader.dataset.indices=2',
+        'model.test_cfg.rcnn.score_thr=0.0',
+    )
+    assert 'coco/bbox_mAP_50:' in output and 'coco/segm_mAP_50:' in output
+    for sample in pickle.loads((tmp_path / 'predictions.pkl').read_bytes()):
+        found = sample['pred_instances']
+        assert len(found['masks']) == len(found['bboxes']) > 20  # more than one image has
+        assert found['masks'].shape[1:] == sample['ori_shape']
+
+
 def test_segmentor_tested_from_file(segmentor, shapes, tmp_path):
     """tools/test.py with test-time augmentation evaluates, draws and saves."""
     work_dir, _ = segmentor

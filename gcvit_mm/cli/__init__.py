@@ -14,3 +14,4 @@ from .preflight import (
 )
 from .runner import build_model, build_runner
 from .running import run_tool
+from .submission import submission, submit

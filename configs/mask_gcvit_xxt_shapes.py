@@ -18,3 +18,14 @@ default_hooks = dict(
     visualization=dict(score_thr=0.5),
 )
 visualizer = dict(type='gcvit_mm.visualization.detections.ReadableVisualizer')
+# --tta at the size of the images and half as large again, both flipped too.
+tta_pipeline = [
+    _base_.tta_pipeline[0],
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (1.0, 1.5)],
+            *_base_.tta_pipeline[1].transforms[1:],
+        ],
+    ),
+]

@@ -55,10 +55,13 @@ Written by `python tools/model_zoo.py` from `configs/` and `configs/metafiles/`.
 
 **Ours** is counted on the models as the configs build them. Parameters (M) are those of the whole
 model, auxiliary heads included. FLOPs (G) are multiply-accumulates of one image: convolutions,
-linear layers and the matrix products of attention; once with these products and once without, as
-some papers leave them out. Norms, activations, softmax, pooling, interpolation, the sampling of
-deformable attention and auxiliary heads are not counted. Two-stage detectors see 1000 boxes and
-100 masks. The FLOPs of DINO are not counted: its encoder and decoder do not run part by part.
+linear layers and the products of attention (queries with keys, weights with values); once with
+these products and once without, as some papers leave them out. Deformable attention has one product
+for each value that it samples, that with its weight; the bilinear sampling itself is not counted.
+Nor are norms, activations, softmax, pooling, interpolation and auxiliary heads. Two-stage detectors
+see 1000 boxes and 100 masks. DINO is counted as mmdet tests it, on an image without padding:
+encoder, choice of the queries among all tokens, decoder with its 900 queries, and the head behind
+each of its layers.
 
 **Paper** is what the authors print, at the size of the title unless another stands there; ours are
 counted at the same. The count that the paper is compared with is in bold. A difference above
@@ -75,8 +78,8 @@ class Row(NamedTuple):
     schedule: str
     size: str
     parameters: float  # M
-    macs: float | None  # G, None where they are not counted
-    macs_without: float | None  # the same without the products of attention
+    macs: float  # G
+    macs_without: float  # the same without the products of attention
 
     @property
     def published(self) -> dict:
@@ -84,7 +87,7 @@ class Row(NamedTuple):
         return self.entry['Published']
 
     @property
-    def compared(self) -> float | None:
+    def compared(self) -> float:
         """The count that is made as the paper's."""
         without = self.published.get('FLOPs leave out attention', False)
         return self.macs_without if without else self.macs
@@ -122,12 +125,9 @@ def identify(cfg: Config, size: str) -> str:
 def count(cfg: Config, size: str) -> tuple:
     """Return parameters in M, and GMACs with and without the products of attention."""
     model = build_on_meta(cfg)
-    parameters = count_parameters(model) / 1e6
-    if hasattr(model, 'encoder'):  # DINO: its encoder and decoder cannot be run part by part
-        return parameters, None, None
     height, width = map(int, size.split('x'))
     macs, without = count_macs_both_ways(model, (height, width))
-    return parameters, macs['total'], without['total']
+    return count_parameters(model) / 1e6, macs['total'], without['total']
 
 
 def schedule_of(cfg: Config) -> str:
@@ -152,9 +152,9 @@ def build_rows(names: list[str], entries: dict) -> list[Row]:
     return rows
 
 
-def difference(ours: float | None, paper: float | None) -> float | None:
+def difference(ours: float, paper: float | None) -> float | None:
     """Return the difference in percent of the paper's figure."""
-    return None if ours is None or paper is None else 100 * (ours - paper) / paper
+    return None if paper is None else 100 * (ours - paper) / paper
 
 
 def differences(row: Row) -> tuple:
@@ -208,7 +208,7 @@ def cells(row: Row) -> list[str]:
     data = row.entry['Metadata']['Training Data']
     usual, _, metrics = DATA[data]
     flops = str(row.published.get('FLOPs (G)', '-'))
-    if row.size != usual and row.macs is not None:
+    if row.size != usual:
         flops += f' at {row.size}'
     ours = [
         f'**{_giga(value)}**' if value == row.compared and flops[0] != '-' else _giga(value)
@@ -230,9 +230,7 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def _giga(value: float | None) -> str:
-    if value is None:
-        return 'not counted'
+def _giga(value: float) -> str:
     return f'{value:.1f}' if value >= 100 else f'{value:.2f}'
 
 

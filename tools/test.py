@@ -1,11 +1,15 @@
-"""Evaluate a checkpoint: COCO AP, ADE20K mIoU, ImageNet accuracy, as the config says.
+r"""Evaluate a checkpoint: COCO AP, ADE20K mIoU, ImageNet accuracy, as the config says.
 
 Examples:
     python tools/test.py configs/mask_gcvit_t_1x.py work_dirs/mask_gcvit_t_1x/epoch_12.pth
     tools/dist_test.sh configs/upernet_gcvit_t_160k.py CHECKPOINT 8 --tta
+    python tools/test.py configs/mask_gcvit_t_1x.py CHECKPOINT --submit results.json --cfg-options \
+        test_dataloader.dataset.ann_file=annotations/image_info_test-dev2017.json \
+        test_dataloader.dataset.data_prefix.img=test2017/
 """
 
 import argparse
+import contextlib
 import os.path as osp
 from typing import Any, List, Optional
 
@@ -23,6 +27,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into this folder')
     parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
+    parser.add_argument(
+        '--submit',
+        metavar='FILE',
+        help='compute no metric, but write results for a test server: .json (COCO), .zip (ADE20K)',
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
         '--allow-partial', action='store_true', help='accept a checkpoint that fits in part'
@@ -35,6 +44,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error('--out needs a name that ends in .pkl')
+    if args.submit and not args.submit.endswith(('.json', '.zip')):
+        parser.error('--submit needs a name that ends in .json (COCO) or .zip (ADE20K)')
     return args
 
 
@@ -77,8 +88,12 @@ def augment(cfg: Config) -> None:
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             raise UserError(f'--tta: this config has no {key}')
-    if 'mask_head' in (cfg.model.get('roi_head') or {}):
-        raise UserError('--tta: mmdet merges boxes only, not masks: leave it out')
+    masks = (cfg.model.get('roi_head') or {}).get('mask_head')
+    if masks and cfg.tta_model.get('type') == 'DetTTAModel':
+        raise UserError(
+            '--tta: DetTTAModel merges boxes only, not masks: leave it out, or set tta_model.type='
+            'gcvit_mm.engine.tta.MaskTTAModel'
+        )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
@@ -91,6 +106,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     cli.check_file(args.checkpoint, 'checkpoint')
     if args.out:
         cli.check_output(args.out, [args.config, args.checkpoint])
+    if args.submit:
+        cli.submit(cfg, args.submit, [args.config, args.checkpoint])
     cli.preflight(cfg, 'test_dataloader')
     if args.check:
         print(cli.rehearse(cfg))
@@ -101,6 +118,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         augment(cfg)
     for key in ('runner_type', 'strategy'):  # they divide a model for its training
         cfg.pop(key, None)
+    with cli.submission(args.submit) if args.submit else contextlib.nullcontext():
+        test(cfg, args)
+
+
+def test(cfg: Config, args: argparse.Namespace) -> None:
+    """Build what the config describes and test it."""
     runner = cli.build_runner(cfg)
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         take_bgr(runner.visualizer)

@@ -15,3 +15,4 @@ from .preflight import (
 from .rehearsal import rehearse
 from .runner import build_model, build_runner
 from .running import run_tool
+from .submission import submission, submit

@@ -33,7 +33,8 @@ def check_classes(cfg: Config, *loaders: str) -> None:
     """Check the data against heads and annotations, as far as that is quick.
 
     Heads are compared with the classes; annotation files that are not large are read, and a few
-    label maps.
+    label maps. A set whose results are only written, by a metric with ``format_only``, need not
+    have annotations: its images and categories are looked at.
 
     Args:
         cfg: The config.
@@ -47,13 +48,15 @@ def check_classes(cfg: Config, *loaders: str) -> None:
     report = Report()
     init_default_scope(cfg.default_scope)
     for loader in loaders:
+        evaluator = cfg.get(loader.replace('dataloader', 'evaluator'))
+        annotated = not (isinstance(evaluator, dict) and evaluator.get('format_only'))
         for node in find_datasets(cfg, loader):
             dataset = build(node)
             path = getattr(dataset, 'ann_file', '')
             small = osp.isfile(path) and osp.getsize(path) < SMALL_FILE * 1e6
             if small if hasattr(dataset, 'COCOAPI') else hasattr(dataset, 'reduce_zero_label'):
                 with contextlib.redirect_stdout(io.StringIO()):  # pycocotools' own words
-                    check_dataset(cfg, loader, node, GLANCE, report)
+                    check_dataset(cfg, loader, node, GLANCE, report, annotated)
             else:
                 check_heads(cfg, loader, dataset.metainfo.get('classes'), report)
         if report.errors:
@@ -113,15 +116,17 @@ def check(cfg: Config, samples: int, out_dir: str, gpus: int = 1) -> Report:
     return report
 
 
-def check_dataset(cfg: Config, loader: str, node: dict, samples: int, report: Report) -> Any:
-    """Check one data set; return the names of its classes."""
+def check_dataset(
+    cfg: Config, loader: str, node: dict, samples: int, report: Report, annotated: bool = True
+) -> Any:
+    """Check one data set, which must be annotated or not; return the names of its classes."""
     try:
         check_data(Config(dict({loader: node})), loader)
         dataset = build(node)
         coco = hasattr(dataset, 'COCOAPI')
         if coco:
             before = len(report.errors)
-            check_coco(loader, dataset, node, report)
+            check_coco(loader, dataset, node, report, annotated)
             check_heads(cfg, loader, dataset.metainfo.get('classes'), report)
             if len(report.errors) > before:
                 return dataset.metainfo.get('classes')
@@ -140,7 +145,7 @@ def check_dataset(cfg: Config, loader: str, node: dict, samples: int, report: Re
         report.error(f'{loader}: no images found')
     sample = spread(rows, samples)
     check_images(loader, sample, report)
-    if cfg.default_scope == 'mmseg':
+    if cfg.default_scope == 'mmseg' and annotated:
         check_maps(loader, dataset, rows, sample, node, report)
     elif cfg.default_scope == 'mmpretrain':
         check_folders(loader, dataset, rows, report)

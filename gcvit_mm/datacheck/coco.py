@@ -16,15 +16,15 @@ NO_MASK = 'whose segmentation is no list of polygons and no mask'
 FAR = 100_000  # pixels; pycocotools counts every pixel of a border, in 32 bits
 
 
-def read_coco(path: str, report: Report) -> dict:
-    """Read annotations in COCO format; empty where they are none."""
+def read_coco(path: str, report: Report, annotated: bool = True) -> dict:
+    """Read a file in COCO format, with or without annotations; empty where it is none."""
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         report.error(f'{path} cannot be read: {error}: it must be JSON in COCO format')
         return {}
-    parts = ('images', 'annotations', 'categories')
+    parts = ('images', *(['annotations'] if annotated else []), 'categories')
     missing = set(parts) - set(content if isinstance(content, dict) else [])
     if missing:
         report.error(f'{path} has no {some(sorted(missing))}: it is not in COCO format')
@@ -62,15 +62,17 @@ def check_categories(
         report.warn(f'{loader}: {path}: categories left out: {some(left_out)}')
 
 
-def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
-    """Images, boxes and categories of annotations in COCO format."""
+def check_coco(
+    loader: str, dataset: Any, node: dict, report: Report, annotated: bool = True
+) -> None:
+    """Images and categories of a file in COCO format, and its boxes and masks if annotated."""
     path = dataset.ann_file
-    content = read_coco(path, report)
+    content = read_coco(path, report, annotated)
     if not content:
         return
     where = f'{loader}: {path}'
-    images, annotations = content['images'], content['annotations']
-    categories = content['categories']
+    images, categories = content['images'], content['categories']
+    annotations = content['annotations'] if annotated else []
     check_categories(loader, path, categories, dataset.metainfo['classes'], report)
     for name, rows in (('image', images), ('annotation', annotations), ('category', categories)):
         counts = collections.Counter(row.get('id') for row in rows)
@@ -83,6 +85,8 @@ def check_coco(loader: str, dataset: Any, node: dict, report: Report) -> None:
         return
     folder = dataset.data_prefix.get('img', '')
     report_missing(where, [osp.join(folder, row['file_name']) for row in images], report)
+    if not annotated:
+        return
     masks = any(
         step.get('with_mask') for step in dicts_inside(node.get('pipeline')) if 'type' in step
     )

@@ -1,17 +1,23 @@
 """Parameters and multiply-accumulates of whole models, counted without running them."""
 
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
 
-# Into what torch takes attention apart on the meta device; nothing else here uses it.
-ATTENTION_PRODUCTS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+# Into what torch takes attention apart on the meta device, and what deformable attention reads its
+# values with; nothing else here uses them.
+ATTENTION_PRODUCTS = (
+    torch.ops.aten.bmm,
+    torch.ops.aten.baddbmm,
+    torch.ops.aten.grid_sampler_2d,
+)
 # What the papers count at, by scope.
 INPUT_SIZES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 
@@ -29,15 +35,18 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def count_call(function: Callable[..., Any], *args: Any) -> Tuple[Any, float, float]:
+def count_call(
+    function: Callable[..., Any], *args: Any, **options: Any
+) -> Tuple[Any, float, float]:
     """Call a module, or a function, with tensors on the meta device.
 
     Returns:
-        What it returns, the GMACs as :func:`count_macs` counts them, and those without the two
-        matrix products of attention.
+        What it returns, the GMACs as :func:`count_macs` counts them, and those without the
+        products of attention.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        out = function(*args)
+    mapping = {torch.ops.aten.grid_sampler_2d: _products_of_samples}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        out = function(*args, **options)
     counts = counter.get_flop_counts().get('Global', {})
     products = sum(counts.get(operation, 0) for operation in ATTENTION_PRODUCTS)
     total = sum(counts.values())
@@ -53,9 +62,12 @@ def count_macs(
 ) -> Dict[str, float]:
     """Count multiply-accumulates of one image, part by part.
 
-    Counted are convolutions, linear layers and the matrix products of attention, as torch's
-    ``FlopCounterMode`` sees them, halved. Norms, activations, softmax, pooling and
-    interpolation are not, nor are auxiliary heads, which only train.
+    Counted are convolutions, linear layers and the products of attention, as torch's
+    ``FlopCounterMode`` sees them, halved: queries with keys, weights with values. Deformable
+    attention has one product for each sampled value, that with its weight; sampling itself is
+    not counted, as no interpolation is. Nor are norms, activations, softmax, pooling, and
+    auxiliary heads, which only train. A DINO is counted as mmdet tests it: its head looks at what
+    every layer of the decoder gives.
 
     Args:
         model: Model on the meta device, from :func:`build_on_meta`, its parameters as they are
@@ -63,7 +75,7 @@ def count_macs(
         size: ``(height, width)`` of the image.
         num_boxes: Boxes that every box head of a two-stage detector sees.
         num_masks: Boxes that its mask head sees.
-        attention: Count the two matrix products of attention; some papers leave them out.
+        attention: Count the products of attention; some papers leave them out.
 
     Returns:
         GMACs by part, and their sum under 'total'.
@@ -81,8 +93,8 @@ def count_macs_both_ways(
     parts: Dict[str, float] = {}
     without: Dict[str, float] = {}
 
-    def run(name: str, function: Callable[..., Any], *args: Any) -> Any:
-        out, macs, macs_without = count_call(function, *args)
+    def run(name: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        out, macs, macs_without = count_call(function, *args, **options)
         parts[name] = parts.get(name, 0.0) + macs
         without[name] = without.get(name, 0.0) + macs_without
         return out
@@ -100,6 +112,8 @@ def count_macs_both_ways(
             rois = torch.zeros(boxes, extractor.out_channels, side, side, device='meta')
             for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
                 run(f'{name}_head', head, rois)
+    elif type(model).__name__ == 'DINO':
+        _run_dino(model, feats, size, run)
     elif hasattr(model, 'encoder') and hasattr(model, 'decoder'):
         name = type(model).__name__
         raise UserError(f'{name}: how to count its encoder and decoder is not known')
@@ -114,6 +128,51 @@ def count_macs_both_ways(
     for counted in (parts, without):
         counted['total'] = sum(counted.values())
     return parts, without
+
+
+class _NumbersBesideMeta(TorchFunctionMode):
+    """Lets tensors of the meta device be computed with others that hold numbers.
+
+    mmdet's transformers read sizes of maps from a tensor and divide by it; one on the meta device
+    cannot be read.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Optional[dict] = None
+    ) -> Any:
+        if any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
+            # those without dimensions fit as they are, and may be sizes
+            args = [a.to('meta') if isinstance(a, Tensor) and a.dim() else a for a in args]
+        return func(*args, **(kwargs or {}))
+
+
+def _run_dino(
+    model: Any, feats: Sequence[Tensor], size: Tuple[int, int], run: Callable[..., Any]
+) -> None:
+    """Run what stands behind the neck of mmdet's DINO, for an image without padding."""
+    from mmdet.structures import DetDataSample
+
+    shapes = torch.tensor([feat.shape[2:] for feat in feats])
+    if shapes.prod(1).sum() < model.num_queries:
+        raise UserError(
+            f'DINO: an image of {size[0]}x{size[1]} has fewer tokens than {model.num_queries} '
+            'queries, and mmdet cannot run it: give a larger one'
+        )
+    sample = DetDataSample(metainfo=dict(batch_input_shape=size, img_shape=size))
+    with _NumbersBesideMeta():
+        encoder_inputs, decoder_inputs = model.pre_transformer(feats, [sample])
+        encoder_inputs['spatial_shapes'] = decoder_inputs['spatial_shapes'] = shapes
+        memory = run('encoder', model.forward_encoder, **encoder_inputs)
+        queries, _ = run('query_selection', model.pre_decoder, **memory)
+        states = run('decoder', model.forward_decoder, **decoder_inputs, **queries)
+        run('bbox_head', model.bbox_head, **states)
+
+
+def _products_of_samples(values: Any, grid: Any, *args: Any, **kwargs: Any) -> int:
+    """Products and sums of values (N, C, H, W) sampled at points (N, Q, P, 2), one a channel."""
+    # newer releases of torch hand over shapes
+    values, grid = (getattr(argument, 'shape', argument) for argument in (values, grid))
+    return 2 * values[1] * grid[0] * grid[1] * grid[2]
 
 
 def _first(module: Any) -> Any:

@@ -4,8 +4,10 @@ The configs of the papers run at reduced size on real images where ``../shared/d
 and on drawn shapes where it does not.
 """
 
+import json
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -27,6 +29,9 @@ from support.running import (
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 
 @pytest.fixture(scope='module')
@@ -114,6 +119,68 @@ def test_detector_tested_from_file(detector, shapes, tmp_path):
     assert len(list((tmp_path / 'drawn').glob('*.jpg'))) == 4
     predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
     assert len(predictions) == 4 and 'pred_instances' in predictions[0]
+
+
+def test_detector_tested_with_augmentation(detector, shapes, tmp_path):
+    """tools/test.py --tta: boxes and masks of two scales and flips are merged, and evaluated."""
+    work_dir, _ = detector
+    output = run(
+        'test.py',
+        DET,
+        work_dir / 'iter_6.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        '--data-root',
+        shapes / 'coco',
+        '--out',
+        tmp_path / 'predictions.pkl',
+        '--tta',
+        '--cfg-options',
+        *SMALL_RCNN,
+        'test_dataloader.batch_size=2',
+        'test_dataloader.dataset.indices=2',
+        'model.test_cfg.rcnn.score_thr=0.0',
+    )
+    assert 'coco/bbox_mAP_50:' in output and 'coco/segm_mAP_50:' in output
+    for sample in pickle.loads((tmp_path / 'predictions.pkl').read_bytes()):
+        found = sample['pred_instances']
+        assert len(found['masks']) == len(found['bboxes']) > 20  # more than one image has
+        assert found['masks'].shape[1:] == sample['ori_shape']
+
+
+def test_results_for_a_server(detector, shapes, tmp_path):
+    """tools/test.py --submit reads no annotations; pycocotools gets the AP of the training."""
+    work_dir, trained = detector
+    data = shutil.copytree(shapes / 'coco', tmp_path / 'coco')
+    annotations = data / 'annotations/instances_val2017.json'
+    content = json.loads(annotations.read_text())
+    annotations.unlink()
+    truth = COCO(str(shapes / 'coco/annotations/instances_val2017.json'))
+    del content['annotations']
+    (data / 'annotations/image_info.json').write_text(json.dumps(content))
+    output = run(
+        'test.py',
+        DET,
+        work_dir / 'iter_6.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        '--data-root',
+        data,
+        '--submit',
+        tmp_path / 'results.json',
+        '--cfg-options',
+        *SMALL_RCNN,
+        'test_dataloader.dataset.ann_file=annotations/image_info.json',
+    )
+    assert f'results for a test server: {tmp_path}/results.json' in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['coco', 'results.json', 'test']
+    for kind in ('bbox', 'segm'):
+        judge = COCOeval(truth, truth.loadRes(str(tmp_path / 'results.json')), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+        metric = float(trained.split(f'coco/{kind}_mAP_50: ')[-1].split()[0])
+        assert judge.stats[1] == pytest.approx(metric, abs=6e-4)
 
 
 def test_segmentor_tested_from_file(segmentor, shapes, tmp_path):

@@ -58,13 +58,20 @@ def test_wrong_checkpoint(shapes, tmp_path):
     assert 'does not fit the MaskRCNN' in error and 'some.weight' in error
 
 
-def test_no_masks_under_tta(shapes, tmp_path):
-    """mmdet cannot merge masks: said before anything runs."""
+def test_no_masks_under_tta_of_mmdet(shapes, tmp_path):
+    """A config that asks for DetTTAModel, which merges boxes only, is told what merges masks."""
     torch.save({}, tmp_path / 'any.pth')
     error = one_line_error(
-        'test.py', CONFIG, tmp_path / 'any.pth', '--tta', '--data-root', shapes / 'coco'
+        'test.py',
+        CONFIG,
+        tmp_path / 'any.pth',
+        '--tta',
+        '--data-root',
+        shapes / 'coco',
+        '--cfg-options',
+        'tta_model.type=DetTTAModel',
     )
-    assert '--tta' in error
+    assert '--tta: DetTTAModel' in error and 'gcvit_mm.engine.tta.MaskTTAModel' in error
 
 
 @pytest.mark.parametrize('config', [DET, CLS])

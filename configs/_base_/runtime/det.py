@@ -18,9 +18,10 @@ default_hooks = dict(
 visualizer = dict(type='DetLocalVisualizer', vis_backends=_base_.vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 
-# Flips, for --tta. mmdet merges boxes only: not for models with masks.
+# Flips, for --tta; one more Resize in its list is one more scale.
 tta_model = dict(
-    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    type='gcvit_mm.engine.tta.MaskTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
 )
 tta_pipeline = [
     dict(type='LoadImageFromFile'),

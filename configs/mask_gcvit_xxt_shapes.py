@@ -19,13 +19,7 @@ default_hooks = dict(
 )
 visualizer = dict(type='gcvit_mm.visualization.detections.ReadableVisualizer')
 # --tta at the size of the images and half as large again, both flipped too.
-tta_pipeline = [
-    _base_.tta_pipeline[0],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (1.0, 1.5)],
-            *_base_.tta_pipeline[1].transforms[1:],
-        ],
-    ),
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1]['transforms'][0] = [
+    dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (1.0, 1.5)
 ]

@@ -39,14 +39,14 @@ def build_runner(cfg: Config) -> Runner:
     read_safely(bool(cfg.get('trust_checkpoint')))
     # configs/strategies name a runner of their own
     kind: Any = RUNNERS.get(cfg.get('runner_type', 'Runner'))
-    if not issubclass(kind, (Runner, FlexibleRunner)):
-        return kind.from_cfg(cfg)
-    brief: Any = type(kind.__name__, (Brief, kind), {})
-    runner = brief.from_cfg(cfg)
-    guard(runner)
-    runner.register_hook(RunReport())
-    if is_main_process() and sys.stdout.isatty():
-        runner.register_hook(ProgressBar())
+    if issubclass(kind, (Runner, FlexibleRunner)):
+        kind = type(kind.__name__, (Brief, kind), {})
+    runner = kind.from_cfg(cfg)
+    if isinstance(runner, (Runner, FlexibleRunner)):
+        guard(runner)
+        runner.register_hook(RunReport())
+        if is_main_process() and sys.stdout.isatty():
+            runner.register_hook(ProgressBar())
     return runner
 
 

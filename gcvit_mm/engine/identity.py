@@ -7,8 +7,10 @@ name of the first start is that of the run.
 
 import errno
 import json
+import math
 import os
 import os.path as osp
+import re
 import secrets
 import socket
 from typing import Any, Dict, List, Tuple
@@ -111,3 +113,36 @@ def unlock_folder(folder: str) -> None:
     handle = _locks.pop(osp.realpath(osp.join(folder, LOCK)), None)
     if handle is not None:
         os.close(handle)
+
+
+def keep_own(info: dict, folder: str, same: bool) -> bool:
+    """Leave in what a checkpoint remembers only files of this run, in its own folder.
+
+    Args:
+        info: ``runtime_info`` of its message hub; changed in place.
+        folder: Where this run keeps its checkpoints.
+        same: Whether the checkpoint is of this run.
+
+    Returns:
+        Whether the best checkpoint is still what it was, if there was one.
+    """
+    kept = True
+    info.pop('last_ckpt', None)
+    steps = info.pop('keep_ckpt_ids', None)
+    if same and isinstance(steps, list):
+        info['keep_ckpt_ids'] = [step for step in steps if type(step) is int and step >= 0]
+    for key in [key for key in info if str(key).startswith('best_ckpt')]:
+        path = osp.join(folder, osp.basename(str(info[key])))
+        score = info.get(key.replace('best_ckpt', 'best_score', 1))
+        fine = isinstance(score, (int, float)) and math.isfinite(score)
+        named = re.fullmatch(r'best_.+\.pth', osp.basename(path))
+        if same and fine and named and osp.isfile(path) and not osp.islink(path):
+            info[key] = path
+        else:
+            kept = False
+            info.pop(key)
+            info.pop(key.replace('best_ckpt', 'best_score', 1), None)
+    for key in [key for key in info if str(key).startswith('best_score')]:
+        if key.replace('best_score', 'best_ckpt', 1) not in info:
+            info.pop(key)
+    return kept

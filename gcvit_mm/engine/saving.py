@@ -1,9 +1,7 @@
 """Checkpoints that are whole, and know their run."""
 
 import contextlib
-import math
 import os.path as osp
-import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from mmengine.dist import (
@@ -22,6 +20,7 @@ from .changes import images, take_changes
 from .damage import CHANGES, bare, last_name, saved_numbers, start_again
 from .identity import (
     Line,
+    keep_own,
     line_of,
     lock_folder,
     new_start,
@@ -29,6 +28,7 @@ from .identity import (
     unlock_folder,
     write_line,
 )
+from .plain import histories, plain
 from .resuming import checkpoint_flaw, last_whole_checkpoint, restarts, state_flaw
 from .seeding import PASSED
 from .whole_files import BACKGROUND, RemoveLater, write_whole
@@ -159,7 +159,9 @@ class SafeCheckpointHook(CheckpointHook):
         if not keep_own(info, folder, same):
             self._evaluated = False
             runner.logger.warning('--resume: the best checkpoint is counted anew from here')
-        if isinstance(hub, dict):  # mmengine warns of every name without a value
+        if isinstance(hub, dict):
+            histories(hub['log_scalars'])
+            # mmengine warns of every name without a value
             kept = hub['resumed_keys'].items()
             hub['resumed_keys'] = {k: v for k, v in kept if k in info or k in hub['log_scalars']}
         self._line = new_start(line if same else [], meta['iter'])
@@ -202,6 +204,9 @@ class SafeCheckpointHook(CheckpointHook):
                 evaluated=self._evaluated,
                 images=images(runner),
             )
+        for key in ('meta', 'message_hub'):
+            if key in checkpoint:
+                checkpoint[key] = plain(checkpoint[key])
 
     def _save_checkpoint(self, runner: Runner) -> None:
         self._evaluated = False
@@ -344,39 +349,6 @@ def beyond(runner: Runner, meta: dict) -> str:
     if end is None or meta[unit] <= end:
         return ''
     return f'is at {unit} {meta[unit]}, behind train_cfg.{key}={end}, so that nothing is trained'
-
-
-def keep_own(info: dict, folder: str, same: bool) -> bool:
-    """Leave in what a checkpoint remembers only files of this run, in its own folder.
-
-    Args:
-        info: ``runtime_info`` of its message hub; changed in place.
-        folder: Where this run keeps its checkpoints.
-        same: Whether the checkpoint is of this run.
-
-    Returns:
-        Whether the best checkpoint is still what it was, if there was one.
-    """
-    kept = True
-    info.pop('last_ckpt', None)
-    steps = info.pop('keep_ckpt_ids', None)
-    if same and isinstance(steps, list):
-        info['keep_ckpt_ids'] = [step for step in steps if type(step) is int and step >= 0]
-    for key in [key for key in info if str(key).startswith('best_ckpt')]:
-        path = osp.join(folder, osp.basename(str(info[key])))
-        score = info.get(key.replace('best_ckpt', 'best_score', 1))
-        fine = isinstance(score, (int, float)) and math.isfinite(score)
-        named = re.fullmatch(r'best_.+\.pth', osp.basename(path))
-        if same and fine and named and osp.isfile(path) and not osp.islink(path):
-            info[key] = path
-        else:
-            kept = False
-            info.pop(key)
-            info.pop(key.replace('best_ckpt', 'best_score', 1), None)
-    for key in [key for key in info if str(key).startswith('best_score')]:
-        if key.replace('best_score', 'best_ckpt', 1) not in info:
-            info.pop(key)
-    return kept
 
 
 def evaluation_is_due(loop: Any, by_epoch: bool) -> bool:

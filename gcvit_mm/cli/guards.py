@@ -21,9 +21,23 @@ from ..engine.saving import SafeCheckpointHook
 from ..errors import UserError
 from ..messages import nearest
 
+# Methods of mmpretrain that hand their backbone a mask of the image.
+MASKING = (
+    'BEiT',
+    'CAE',
+    'EVA',
+    'MAE',
+    'MFF',
+    'MILAN',
+    'MaskFeat',
+    'MixMIM',
+    'SimMIM',
+    'iTPN',
+)
+
 
 def check_channels(cfg: Config, model: Any) -> None:
-    """Check that necks and heads take what a backbone of this package gives.
+    """Check that necks and heads take what a backbone of this package gives, and only images go in.
 
     Args:
         cfg: The config.
@@ -40,6 +54,11 @@ def check_channels(cfg: Config, model: Any) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, BaseBackbone):
         return
+    if type(model).__name__ in MASKING:
+        raise UserError(
+            f'model.type is {type(model).__name__}, which hands its backbone a mask: '
+            f'{type(backbone).__name__} takes none: learn from whole images, e.g. with MoCo'
+        )
     mean = (node.get('data_preprocessor') or {}).get('mean')
     if mean is not None and len(mean) == 3 != backbone.in_channels:
         raise UserError(

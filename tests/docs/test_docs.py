@@ -177,6 +177,18 @@ def test_every_arch_has_a_row():
         assert {(name, arch) for arch in archs} <= listed
 
 
+def test_citations_are_of_the_papers():
+    """One entry a paper that README links, with authors, venue and year."""
+    text = (ROOT / 'docs/families/index.md').read_text()
+    entries = re.findall(r'^@inproceedings\{.*?^}', text, re.M | re.S)
+    linked = re.findall(r'arxiv\.org/abs/([\d.]+)', (ROOT / 'README.md').read_text())
+    found = [re.search(r'eprint += \{([\d.]+)}', entry)[1] for entry in entries]
+    assert sorted(found) == sorted(set(linked)) and len(found) == 4
+    for entry in entries:
+        assert entry.count('{') == entry.count('}')
+        assert all(re.search(rf'^  {key} += {{', entry, re.M) for key in ('author', 'year'))
+
+
 # ------------------------------------------------------------------- figures
 @pytest.fixture(scope='module')
 def figures():

@@ -17,6 +17,7 @@ pytest.importorskip('mmpretrain')
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import gcvit_mm
 from gcvit_mm import CheckpointError, UserError, cli
@@ -144,6 +145,29 @@ def test_to_coco_is_what_mmdet_writes(models, images, shapes, tmp_path):
         assert result['bbox'] == pytest.approx(box['bbox'], abs=1e-4)
     assert len(mine) == len(expected) == 16
     assert len(coco.loadRes(mine).anns) == 16
+
+
+def test_ground_truth_as_result_is_perfect(models, images, shapes):
+    """COCO's own evaluation finds an AP of 1 for the annotations, as results: ids, boxes, masks."""
+    ann_file = str(shapes / 'coco/annotations/instances_val2017.json')
+    coco = COCO(ann_file)
+    by_name = {row['file_name']: row['id'] for row in coco.imgs.values()}
+    found = models['det'].predict(images)
+    for p in found:
+        truth = coco.imgToAnns[by_name[p.path.split('/')[-1]]]
+        boxes = np.array([a['bbox'] for a in truth], np.float32)
+        p.boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        names = [coco.cats[a['category_id']]['name'] for a in truth]
+        p.labels = np.array([p.classes.index(name) for name in names])
+        p.masks = np.array([coco.annToMask(a) for a in truth], bool)
+        p.scores = np.ones(len(truth), np.float32)
+    for kind in ('bbox', 'segm'):
+        evaluation = COCOeval(coco, coco.loadRes(found.to_coco(ann_file)), kind)
+        evaluation.params.imgIds = [by_name[p.path.split('/')[-1]] for p in found]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[0] == pytest.approx(1)
 
 
 def test_to_coco_without_a_file(models, images):

@@ -1,40 +1,36 @@
-"""Draw predictions into images: boxes and masks, label maps, the class of a whole image.
+"""Predict images and videos, draw and write what was found: boxes, masks, label maps, classes.
 
 Examples:
     python tools/predict.py configs/mask_gcvit_t_1x.py CHECKPOINT street.jpg --out-dir drawn
-    python tools/predict.py ... --out-dir drawn --attention 320,200  # where a pixel looks
-    python tools/predict.py ... --out-dir drawn --groups             # GPViT: groups of tokens
-    python tools/predict.py ... --out-dir drawn --features backbone.stages.2.blocks.3
+    python tools/predict.py ... photos 'more/*.jpg' walk.mp4 --out-dir drawn --json found.json
+    python tools/predict.py ... street.jpg --out-dir drawn --attention 320,200  # where it looks
+    python tools/predict.py ... street.jpg --out-dir drawn --groups  # GPViT: groups of tokens
+    python tools/predict.py ... street.jpg --out-dir drawn --features backbone.stages.2.blocks.3
 """
 
 import argparse
 import os
 import os.path as osp
+from collections import Counter
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 import mmcv
-import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from rich.progress import track
-from torch import Tensor
 
-from gcvit_mm import UserError, cli
+from gcvit_mm import UserError, cli, inference
 from gcvit_mm.checkpoints import load_model
-from gcvit_mm.datacheck.images import read_image
-from gcvit_mm.inference import Classification, Predictor, dataset_meta
-from gcvit_mm.messages import printable
-from gcvit_mm.visualization import (
-    Placement,
-    attention_maps,
-    draw_features,
-    feature_maps,
-    find_blocks,
-    find_groups,
-    find_layers,
-    group_maps,
+from gcvit_mm.inference import (
+    CocoIds,
+    Inputs,
+    JsonFile,
+    Predictor,
+    find_inputs,
+    map_name,
+    predict_video,
 )
-from gcvit_mm.visualization import draw as draw_attention
+from gcvit_mm.messages import printable
+from gcvit_mm.visualization import find_blocks, find_groups, find_layers
 
 KINDS = ('attention', 'groups', 'features')  # what can be drawn instead of predictions
 
@@ -51,24 +47,6 @@ class Source(NamedTuple):
         """Name of the config, and of the checkpoint with its folder."""
         checkpoint = osp.join(*osp.abspath(self.checkpoint).split(os.sep)[-2:])
         return f'{osp.splitext(osp.basename(self.config))[0]}\n{checkpoint}'
-
-
-class Model(NamedTuple):
-    """A model that is ready, and what prepares images for it."""
-
-    source: Source
-    predictor: Predictor
-
-    @property
-    def model(self) -> Any:
-        """The model itself."""
-        return self.predictor.model
-
-    def prepare(self, path: str) -> Tuple[Tensor, Placement]:
-        """Image (1, C, H, W) as the model gets it, and where that lies in the file's."""
-        data = pseudo_collate([self.predictor.pipeline(dict(img_path=path, img_id=0))])
-        data = self.model.data_preprocessor(data, False)
-        return data['inputs'], Placement.of(data['data_samples'][0].metainfo)
 
 
 class Beside(cli.KeyValue):
@@ -90,10 +68,27 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='images')
-    parser.add_argument('--out-dir', required=True, metavar='DIR', help='folder to draw into')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='least score of a drawn box (0.3)'
+        'images', nargs='+', metavar='IMAGE', help="images, videos, folders, or e.g. 'data/*.jpg'"
+    )
+    parser.add_argument('--out-dir', metavar='DIR', help='folder to draw into')
+    parser.add_argument(
+        '--json',
+        metavar='FILE',
+        help='write COCO results of a detector, boxes of all scores, or classes with their scores',
+    )
+    parser.add_argument(
+        '--annotations',
+        metavar='FILE',
+        help='with --json: annotation file in which COCO ids of images and classes are looked up',
+    )
+    parser.add_argument(
+        '--label-maps',
+        metavar='DIR',
+        help='write label maps of a segmentor: grey PNG files, 0 for the first class',
+    )
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='least score of a drawn, counted box (0.3)'
     )
     parser.add_argument(
         '--attention', metavar='X,Y', help='draw where this pixel of the image looks, instead'
@@ -152,23 +147,12 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError('--layer: goes with --attention X,Y or --groups only')
     if args.beside and args.kind != 'features':
         raise UserError('--beside: goes with --features only')
-
-
-def check_images(paths: List[str]) -> None:
-    """Check that every image can be read, before the model is built.
-
-    Raises:
-        UserError: If one is missing or no image, or two have the same name.
-    """
-    for path in paths:
-        if not osp.isfile(path):
-            raise UserError(f'image {path} does not exist: check the path')
-        if read_image(path) is None:
-            raise UserError(f'image {path} cannot be read: it is no image, or damaged: replace it')
-    names = [osp.basename(path) for path in paths]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f'two images are called {twice}: they would overwrite each other')
+    if args.kind and (args.json or args.label_maps or not args.out_dir):
+        raise UserError(f'--{args.kind}: draws only: give --out-dir, no --json and no --label-maps')
+    if args.annotations and not args.json:
+        raise UserError('--annotations: goes with --json only')
+    if not (args.out_dir or args.json or args.label_maps):
+        raise UserError('give --out-dir, --json or --label-maps: nothing would be written')
 
 
 def output_name(path: str, kind: str) -> str:
@@ -177,69 +161,93 @@ def output_name(path: str, kind: str) -> str:
     return f'{osp.splitext(name)[0]}_{kind}.png' if kind else name
 
 
-def check_outputs(args: argparse.Namespace) -> None:
-    """Check that no image would be drawn over one that is read, or over another.
+def video_name(path: str) -> str:
+    """Name of what is drawn of a video."""
+    return osp.splitext(osp.basename(path))[0] + '.mp4'
+
+
+def check_outputs(args: argparse.Namespace, inputs: Inputs) -> None:
+    """Check that nothing would be written over what is read, or over another output.
 
     Raises:
-        UserError: If one would, or the folder cannot be made.
+        UserError: If it would, or a folder cannot be made.
     """
-    try:
-        os.makedirs(args.out_dir, exist_ok=True)
-    except OSError as error:
+    if args.kind and inputs.videos:
+        raise UserError(f'--{args.kind}: {inputs.videos[0]} is a video: give images')
+    outputs = [args.json] if args.json else []
+    if args.out_dir:
+        cli.make_folder(args.out_dir, '--out-dir ')
+        names = [output_name(path, args.kind) for path in inputs.images]
+        names += [video_name(path) for path in inputs.videos]
+        outputs += [osp.join(args.out_dir, name) for name in names]
+    if args.label_maps:
+        cli.make_folder(args.label_maps, '--label-maps ')
+        folders = [osp.dirname(path) or '.' for path in inputs.images if inputs.videos]
+        if any(osp.samefile(folder, args.label_maps) for folder in folders):  # names of frames
+            raise UserError(f'--label-maps: {args.label_maps} holds images: name another folder')
+        outputs += [osp.join(args.label_maps, map_name(path)) for path in inputs.images]
+    path, count = Counter(outputs).most_common(1)[0]
+    if count > 1:
         raise UserError(
-            f'--out-dir {args.out_dir} cannot be made ({error.strerror}): name another folder'
-        ) from error
-    inputs = [*args.images, args.config, args.checkpoint]
-    inputs += [file for source in args.beside for file in source[:2]]
-    names = [output_name(path, args.kind) for path in args.images]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f'two images would be drawn into {name}: give them one by one')
-        cli.check_output(osp.join(args.out_dir, name), inputs)
+            f'two images are called {osp.basename(path)}, or would be drawn into it: they would '
+            'overwrite each other, give them one by one'
+        )
+    read = [*inputs.images, *inputs.videos, args.config, args.checkpoint]
+    read += [args.annotations] if args.annotations else []
+    read += [file for source in args.beside for file in source[:2]]
+    for path in outputs:
+        cli.check_output(path, read)
 
 
-def parse_pixel(args: argparse.Namespace) -> Tuple[int, int]:
+def parse_pixel(text: str, images: List[str]) -> Tuple[int, int]:
     """Read and check --attention, before the model is built.
 
     Raises:
         UserError: If it is no pixel, or one outside an image.
     """
-    x, _, y = args.attention.partition(',')
+    x, _, y = text.partition(',')
     if not (x.strip().isdecimal() and y.strip().isdecimal()):
-        raise UserError(f"--attention: '{args.attention}' is no pixel: give X,Y, e.g. 320,200")
+        raise UserError(f"--attention: '{text}' is no pixel: give X,Y, e.g. 320,200")
     pixel = int(x), int(y)
-    for path in args.images:
+    for path in images:
         height, width = mmcv.imread(path).shape[:2]
         if pixel[0] >= width or pixel[1] >= height:
             raise UserError(
-                f'--attention: pixel {args.attention} lies outside {path}: give X within '
+                f'--attention: pixel {text} lies outside {path}: give X within '
                 f'0..{width - 1} and Y within 0..{height - 1}'
             )
     return pixel
 
 
 # ------------------------------------------------------------------- building
-def check_source(source: Source) -> Config:
+def check_source(source: Source, args: argparse.Namespace) -> Config:
     """Read a config and check that its checkpoint is there.
 
     Raises:
-        UserError: If one is missing, or the config is one that cannot be drawn.
+        UserError: If one is missing, or the config is of a model that gives no such output.
     """
     cfg = cli.load_config(source.config, source.options)
     cli.check_file(source.checkpoint, 'checkpoint')
-    if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
+    scope = cfg.get('default_scope')
+    if scope not in ('mmdet', 'mmseg', 'mmpretrain'):
         raise UserError(f'{source.config} is no config of a detector, segmentor or classifier')
+    if args.json and scope == 'mmseg':
+        raise UserError(f'--json: {source.config} gives label maps: give --label-maps DIR')
+    if args.label_maps and scope != 'mmseg':
+        raise UserError(f'--label-maps: {source.config} gives none: give --json FILE')
+    if args.annotations and scope != 'mmdet':
+        raise UserError(f'--annotations: {source.config} finds no objects: leave it out')
     return cfg
 
 
-def build(source: Source, cfg: Config, args: argparse.Namespace) -> Model:
+def build(source: Source, cfg: Config, args: argparse.Namespace) -> Predictor:
     """Build a model, check that it has what is to be drawn, load its weights.
 
     Raises:
         UserError: If it has not, or the weights do not fit.
     """
-    device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    if device == 'cpu':
+    device = inference.find_device(args.device)
+    if device.type == 'cpu':
         cfg.launcher = 'none'
         cli.use_cpu(cfg)
     model: Any = cli.build_model(cfg)
@@ -252,63 +260,69 @@ def build(source: Source, cfg: Config, args: argparse.Namespace) -> Model:
             find_layers(model, args.features)
         except UserError as error:
             raise UserError(f'{source.config}: {error}') from error
-    meta = dataset_meta(cfg, load_model(model, source.checkpoint, False, args.trust_checkpoint))
-    return Model(source, Predictor(cfg, model.to(device), meta))
+    stored = load_model(model, source.checkpoint, False, args.trust_checkpoint)
+    return Predictor(cfg, model.to(device), inference.dataset_meta(cfg, stored))
 
 
-# ------------------------------------------------------------------- drawing
-def draw(predictor: Predictor, args: argparse.Namespace) -> None:
-    """Predict and draw image by image."""
-    for path in track(args.images, description='predicting'):
-        (result,) = predictor.predict(path)
-        if isinstance(result, Classification):
-            print(f'{path}: {printable(result.name)} {result.scores[result.label]:.2f}')
-        result.draw(osp.join(args.out_dir, osp.basename(path)), args.score_thr)
+def find_ids(args: argparse.Namespace, inputs: Inputs) -> CocoIds:
+    """Read --annotations and look every image up for --json, before the model is built.
+
+    Raises:
+        UserError: If one is not there, or two images get the same id.
+    """
+    if args.annotations and inputs.videos:
+        raise UserError(f'--annotations: {inputs.videos[0]} is a video, it has no id: give images')
+    ids, seen = CocoIds(args.annotations), {}
+    for path in inputs.images:
+        other = seen.setdefault(ids.image(path), path)
+        if other is not path:
+            raise UserError(f'--json: {other} and {path} get the same id: give them one by one')
+    return ids
+
+
+# ------------------------------------------------------------------- predicting
+def predict(predictor: Predictor, inputs: Inputs, ids: CocoIds, args: argparse.Namespace) -> None:
+    """Predict one by one, and write what is asked for."""
+    ids.categories(predictor.classes)
+    found = JsonFile(args.json, ids) if args.json else None
+
+    def keep(name: str, result: Any) -> Any:
+        """Write what is no drawing; what is drawn and counted is left."""
+        if found:
+            found.add(name, result)
+        if args.label_maps:
+            result.save(osp.join(args.label_maps, map_name(name)))
+        return result.above(args.score_thr)
+
+    for path in track(inputs.images, description='predicting', disable=not inputs.images):
+        result = keep(path, predictor.predict(path)[0])
+        print(f'{printable(path)}: {result.summary()}')
+        if args.out_dir:
+            result.draw(osp.join(args.out_dir, osp.basename(path)), args.score_thr)
+    for path in inputs.videos:
+        out_file = osp.join(args.out_dir, video_name(path)) if args.out_dir else None
+        count = predict_video(predictor, path, out_file, args.score_thr, keep)
+        print(f'{printable(path)}: {count} frames')
+    if found:
+        found.write()
 
 
 def draw_maps(
-    models: List[Model], pixel: Optional[Tuple[int, int]], args: argparse.Namespace
+    models: List[Tuple[str, Predictor]],
+    pixel: Optional[Tuple[int, int]],
+    images: List[str],
+    args: argparse.Namespace,
 ) -> None:
-    """Draw where a pixel looks, groups, or feature maps of all models, a sheet an image.
-
-    Only backbones and necks run, on the whole image.
-    """
-    backbone = models[0].model.backbone
-    for path in track(args.images, description='drawing'):
-        image = mmcv.imread(path, channel_order='rgb')
-        prepared = [model.prepare(path) for model in models]
-        inputs, placement = prepared[0]
-        with cli.whole_output(osp.join(args.out_dir, output_name(path, args.kind))) as out_file:
-            if args.kind == 'features':
-                rows = [
-                    (m.source.title, place, feature_maps(m.model, x, args.features))
-                    for m, (x, place) in zip(models, prepared)
-                ]
-                draw_features(image, rows, out_file)
-                continue
-            if pixel:
-                point = to_image(pixel, placement, path, args)
-                found = attention_maps(backbone, inputs, point, args.layer)
-            else:
-                found = group_maps(backbone, inputs, args.layer, args.groups)
-            draw_attention(image, pixel, found, placement, out_file)
-
-
-def to_image(
-    pixel: Tuple[int, int], placement: Placement, path: str, args: argparse.Namespace
-) -> Tuple[float, float]:
-    """The pixel in the image that the model gets.
-
-    Raises:
-        UserError: If the test pipeline cuts it off.
-    """
-    point = placement.to_image(*pixel)
-    if not placement.holds(*point):
-        raise UserError(
-            f'--attention: the test pipeline of {args.config} cuts pixel {args.attention} of '
-            f'{path} off: choose one nearer to the middle'
-        )
-    return point
+    """Draw where a pixel looks, groups, or feature maps of all models, a sheet an image."""
+    predictor = models[0][1]
+    for path in track(images, description='drawing'):
+        out_file = osp.join(args.out_dir, output_name(path, args.kind))
+        if args.kind == 'features':
+            inference.draw_features(models, path, out_file, args.features)
+        elif pixel:
+            inference.draw_attention(predictor, path, out_file, pixel, args.layer)
+        else:
+            inference.draw_groups(predictor, path, out_file, args.layer, args.groups)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -316,16 +330,23 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
     sources = [Source(args.config, args.checkpoint, args.cfg_options), *args.beside]
-    configs = [check_source(source) for source in sources]
-    check_images(args.images)
-    pixel = parse_pixel(args) if args.kind == 'attention' else None
-    check_outputs(args)
-    models = [build(source, cfg, args) for source, cfg in zip(sources, configs)]
+    configs = [check_source(source, args) for source in sources]
+    inputs = find_inputs(args.images)
+    print(f'found {inputs}')
+    pixel = parse_pixel(args.attention, inputs.images) if args.kind == 'attention' else None
+    check_outputs(args, inputs)
+    detector = configs[0].default_scope == 'mmdet'
+    ids = find_ids(args, inputs) if args.json and detector else CocoIds()
+    models = [(s.title, build(s, cfg, args)) for s, cfg in zip(sources, configs)]
     if args.kind:
-        draw_maps(models, pixel, args)
+        draw_maps(models, pixel, inputs.images, args)
     else:
-        draw(models[0].predictor, args)
-    print(f'drew {len(args.images)} images into {args.out_dir}')
+        predict(models[0][1], inputs, ids, args)
+    if args.out_dir:
+        videos = f' and {len(inputs.videos)} videos' if inputs.videos else ''
+        print(f'drew {len(inputs.images)} images{videos} into {args.out_dir}')
+    for path in filter(None, (args.json, args.label_maps)):
+        print(f'wrote {path}')
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ import os.path as osp
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import TYPE_CHECKING, Iterable, Iterator, Union
 
 from ..errors import UserError
 
@@ -28,9 +28,27 @@ def check_output(path: str, inputs: Iterable[str]) -> None:
         raise UserError(f'the folder of {path} does not exist: create it first')
     if osp.isdir(path):
         raise UserError(f'{path} is a folder: name a file in it')
-    for source in inputs:
-        if osp.exists(path) and osp.exists(source) and osp.samefile(path, source):
+    for source in inputs if osp.exists(path) else ():
+        if osp.exists(source) and osp.samefile(path, source):
             raise UserError(f'{path} would replace {source}, which is read: write it elsewhere')
+
+
+def make_folder(path: Union[str, 'os.PathLike[str]'], option: str = '') -> None:
+    """Make a folder for outputs, if it is not there.
+
+    Args:
+        path: The folder.
+        option: What names it, with a space behind it, for the error.
+
+    Raises:
+        UserError: If it cannot be made.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f'{option}{path} cannot be made ({error.strerror}): name another folder'
+        ) from error
 
 
 @contextmanager

@@ -2,10 +2,8 @@
 
 import copy
 import os
-import os.path as osp
-from collections import abc
 from importlib.util import find_spec
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Union
+from typing import Any, Dict, Iterable, Iterator, Optional, Tuple, Union
 
 import mmcv
 import numpy as np
@@ -21,11 +19,10 @@ from ..cli.config import check_types
 from ..datacheck.pipeline import CheckedPipeline
 from ..errors import UserError
 from ..messages import described
+from .inputs import Image, list_images
 from .results import Classification, Detections, Path, Prediction, Predictions, Segmentation
 
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
-
-Image = Union[Path, np.ndarray]
 
 
 def test_pipeline(cfg: Config) -> CheckedPipeline:
@@ -76,8 +73,8 @@ class Predictor:
         """Predict images.
 
         Args:
-            images: A file, a folder (the images in it, by name), an array (H, W, 3) of bytes in
-                RGB, or several of these.
+            images: A file, a folder (the images in it, by name), a pattern ('data/*.jpg'), an array
+                (H, W, 3) of bytes in RGB, or several of these.
             score_thr: Least score of a box that is kept.
 
         Returns:
@@ -96,6 +93,13 @@ class Predictor:
         """As :meth:`predict`, one by one: what was given is checked at the first."""
         for number, image in enumerate(list_images(images)):
             yield self._predict(image, number, score_thr)
+
+    def prepare(self, path: Path) -> Tuple[torch.Tensor, Dict[str, Any]]:
+        """Image (1, C, H, W) as the model gets it, and the ``metainfo`` of its pipeline."""
+        with DefaultScope.overwrite_default_scope(self.scope):
+            data = pseudo_collate([self._read(path, 0)])
+            data = self.model.data_preprocessor(data, False)
+        return data['inputs'], data['data_samples'][0].metainfo
 
     def _predict(self, image: Image, number: int, score_thr: float) -> Prediction:
         with DefaultScope.overwrite_default_scope(self.scope), torch.no_grad():
@@ -139,43 +143,22 @@ class Predictor:
         return CheckedPipeline(Compose(self.pipeline.transforms[1:]))(data)
 
 
-def list_images(images: Union[Image, Iterable[Image]]) -> List[Image]:
-    """Name images one by one.
+def find_device(name: Optional[str] = None) -> torch.device:
+    """Find a device to predict on.
 
     Args:
-        images: As :meth:`Predictor.predict` takes them.
+        name: 'cpu', 'cuda:1' and so on. Default: a GPU if there is one.
 
     Raises:
-        UserError: If one is missing or no image, or a folder has none.
+        UserError: If there is no such device.
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    if isinstance(images, (str, np.ndarray)) or not isinstance(images, abc.Iterable):
-        images = [images]
-    found: List[Image] = []
-    for image in images:
-        if isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-                raise UserError(
-                    f'an array of shape {image.shape} and {image.dtype} is no image: give '
-                    '(height, width, 3) of uint8, RGB'
-                )
-            found.append(image)
-        elif not isinstance(image, (str, os.PathLike)):
-            raise UserError(
-                f'a {type(image).__name__} is no image: give files, folders, or arrays (height, '
-                'width, 3) of uint8'
-            )
-        elif osp.isdir(image):
-            names = sorted(n for n in os.listdir(image) if n.lower().endswith(IMG_EXTENSIONS))
-            if not names:
-                raise UserError(f'folder {image} has no image: name another')
-            found += [osp.join(image, name) for name in names]
-        elif osp.exists(image):
-            found.append(image)
-        else:
-            raise UserError(f'image {image} does not exist: check the path')
-    return found
+    name = name or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    try:
+        return torch.empty(0, device=name).device
+    except Exception as error:  # an AssertionError where torch has no CUDA
+        raise UserError(
+            f"there is no device '{name}' ({described(error)}): give 'cpu', or e.g. 'cuda:0'"
+        ) from error
 
 
 def load(
@@ -216,13 +199,7 @@ def load(
         raise UserError(f'{name} is no config of a detector, segmentor or classifier')
     if find_spec(scope) is None:
         raise UserError(f'{name} needs {scope}: python -m gcvit_mm doctor says how to install it')
-    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    try:
-        target = torch.empty(0, device=device).device
-    except Exception as error:  # an AssertionError where torch has no CUDA
-        raise UserError(
-            f"there is no device '{device}' ({described(error)}): give 'cpu', or e.g. 'cuda:0'"
-        ) from error
+    target = find_device(device)
     if target.type != 'cuda':
         cfg.launcher = 'none'
         cli.use_cpu(cfg)

@@ -14,7 +14,7 @@ import torch
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData, PixelData
 
-from ..cli.outputs import check_output, whole_output
+from ..cli.outputs import check_output, make_folder, whole_output
 from ..datacheck.images import room_for_text
 from ..datacheck.report import some
 from ..errors import UserError
@@ -81,23 +81,28 @@ class Prediction:
     def _draw(self, visualizer: Any, score_thr: float) -> None:
         raise NotImplementedError
 
+    def above(self, score: float) -> 'Prediction':
+        """Without boxes of a lower score; what has none stays as it is."""
+        return self
+
     def __repr__(self) -> str:
         kind, (height, width) = type(self).__name__, self.size
-        return f'{kind}({printable(self.path or "array")}, {width} x {height}: {self._summary()})'
+        return f'{kind}({printable(self.path or "array")}, {width} x {height}: {self.summary()})'
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """What is in the image, in a few words: '3 person, 1 car'."""
         raise NotImplementedError
 
 
 def write_image(image: np.ndarray, path: str) -> None:
-    """Write an image in RGB, whole or not at all.
+    """Write an image (H, W, 3) in RGB, or (H, W) in grey, whole or not at all.
 
     Raises:
         UserError: If that fails, or its ending is that of no format.
     """
     with whole_output(path) as partial:
         try:
-            written = mmcv.imwrite(image[..., ::-1], partial)
+            written = mmcv.imwrite(image[..., ::-1] if image.ndim == 3 else image, partial)
         except cv2.error:
             written = False
         if not written:
@@ -175,9 +180,10 @@ class Detections(Prediction):
         sample = DetDataSample(pred_instances=instances)
         visualizer.add_datasample('', self.image, sample, draw_gt=False, pred_score_thr=score_thr)
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """How many there are of each class, the most frequent first."""
         counts = Counter(self.names).most_common()
-        return printable(some([f'{count} {name}' for name, count in counts])) or 'nothing'
+        return printable(', '.join(f'{count} {name}' for name, count in counts)) or 'nothing'
 
 
 @dataclass(repr=False, eq=False)
@@ -189,6 +195,22 @@ class Segmentation(Prediction):
     """
 
     label_map: np.ndarray
+
+    def save(self, out_file: Path) -> None:
+        """Write the numbers of the classes, from 0, as a grey PNG of one byte a pixel.
+
+        Two bytes where the model has more than 256 classes. Label maps of data sets with
+        ``reduce_zero_label`` (ADE20K) count from 1 instead.
+
+        Raises:
+            UserError: If the file would replace the image, or cannot be written.
+        """
+        path = os.fspath(out_file)
+        check_output(path, [self.path] if self.path else [])
+        kind = (
+            np.uint8 if max(len(self.classes), int(self.label_map.max()) + 1) <= 256 else np.uint16
+        )
+        write_image(self.label_map.astype(kind), path)
 
     def _draw(self, visualizer: Any, score_thr: float) -> None:
         from mmseg.structures import SegDataSample
@@ -202,7 +224,8 @@ class Segmentation(Prediction):
         sample = SegDataSample(pred_sem_seg=PixelData(data=torch.as_tensor(self.label_map)[None]))
         visualizer.add_datasample('', self.image, sample, draw_gt=False)
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """Shares of the largest classes."""
         labels, counts = np.unique(self.label_map, return_counts=True)
         shares = counts / self.label_map.size
         order = np.argsort(-shares, kind='stable')
@@ -234,7 +257,8 @@ class Classification(Prediction):
         room = room_for_text(*self.size)
         visualizer.visualize_cls(self.image, sample, draw_gt=False, **room)
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """The likeliest class and its score."""
         return f'{printable(self.name)} {self.scores[self.label]:.2f}'
 
 
@@ -260,12 +284,7 @@ class Predictions(List[Prediction]):
         twice = next((name for name, count in Counter(names).items() if count > 1), None)
         if twice:
             raise UserError(f'two images are called {twice}: they would overwrite each other')
-        try:
-            os.makedirs(out_dir, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f'{out_dir} cannot be made ({error.strerror}): name another folder'
-            ) from error
+        make_folder(out_dir)
         paths = [osp.join(out_dir, name) for name in names]
         for path in paths:
             check_output(path, [p.path for p in self if p.path])
@@ -290,34 +309,67 @@ class Predictions(List[Prediction]):
             if not isinstance(prediction, Detections):
                 kind = type(prediction).__name__
                 raise UserError(f'to_coco: a {kind} has no boxes: load the config of a detector')
+        ids = CocoIds(annotations)
+        results: List[dict] = []
+        for i, p in enumerate(self):
+            image = ids.image(p.path, i)
+            results += p.to_coco(image, ids.categories(p.classes))  # type: ignore[attr-defined]
+        return results
+
+
+class CocoIds:
+    """Ids by which COCO's results name images and classes.
+
+    Args:
+        annotations: As :meth:`Predictions.to_coco` takes it.
+
+    Raises:
+        UserError: If it is no such file.
+    """
+
+    def __init__(self, annotations: Optional[Path] = None) -> None:
+        self.file = annotations
         if annotations is None:
-            ids = [_id_of(p.path, i) for i, p in enumerate(self)]
-            return [r for p, k in zip(self, ids) for r in p.to_coco(k)]  # type: ignore[attr-defined]
+            return
         try:
             with open(annotations, encoding='utf-8') as file:
                 content = json.load(file)
-            images = {osp.basename(row['file_name']): row['id'] for row in content['images']}
-            categories = {row['name']: row['id'] for row in content['categories']}
+            self._images = {osp.basename(row['file_name']): row['id'] for row in content['images']}
+            self._categories = {row['name']: row['id'] for row in content['categories']}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{annotations} is no file of COCO's annotations ({described(error)}): name one"
             ) from error
-        results: List[dict] = []
-        for p in self:
-            name = osp.basename(p.path or 'an array')
-            missing = [c for c in p.classes if c not in categories]
-            if name not in images or missing:
-                what = f'class {missing[0]}' if name in images else f'image {name}'
-                raise UserError(
-                    f'to_coco: {annotations} has no {what}: name the file of these images'
-                )
-            ids = [categories[c] for c in p.classes]
-            results += p.to_coco(images[name], ids)  # type: ignore[attr-defined]
-        return results
 
+    def image(self, path: Optional[str], index: int = 0) -> Union[int, str]:
+        """Id of an image.
 
-def _id_of(path: Optional[str], index: int) -> Union[int, str]:
-    if path is None:
-        return index
-    stem = osp.splitext(osp.basename(path))[0]
-    return int(stem) if stem.isdecimal() else stem
+        Args:
+            path: Its path; None for an array.
+            index: Id of an array.
+
+        Raises:
+            UserError: If it is not in the file.
+        """
+        name = osp.basename(path or 'an array')
+        if self.file is not None:
+            return self._found(self._images, name, 'image')
+        stem = osp.splitext(name)[0]
+        return index if path is None else int(stem) if stem.isdecimal() else stem
+
+    def categories(self, classes: Sequence[str]) -> Optional[List[int]]:
+        """Ids of classes by their number; None where there is no file.
+
+        Raises:
+            UserError: If one is not in the file.
+        """
+        if self.file is None:
+            return None
+        return [self._found(self._categories, name, 'class') for name in classes]
+
+    def _found(self, ids: Dict[str, int], name: str, kind: str) -> int:
+        if name not in ids:
+            raise UserError(
+                f'to_coco: {self.file} has no {kind} {name}: name the file of these images'
+            )
+        return ids[name]

@@ -133,24 +133,6 @@ def test_broken_config(tmp_path):
         cli.load_config(str(tmp_path / 'empty.py'))
 
 
-def test_predict_refuses_bad_images(tmp_path):
-    """Missing and damaged images are named before the model is built."""
-    import cv2
-    import numpy as np
-    import predict
-
-    good, bad = tmp_path / 'good.png', tmp_path / 'bad.png'
-    cv2.imwrite(str(good), np.zeros((4, 4, 3), np.uint8))
-    bad.write_bytes(b'no image')
-    predict.check_images([str(good)])
-    with pytest.raises(UserError, match='bad.png cannot be read'):
-        predict.check_images([str(good), str(bad)])
-    with pytest.raises(UserError, match='none.png does not exist'):
-        predict.check_images([str(tmp_path / 'none.png')])
-    with pytest.raises(UserError, match='two images are called good.png'):
-        predict.check_images([str(good), str(good)])
-
-
 def test_convert_checkpoint(tmp_path):
     """A released classifier becomes a file whose backbone and head keys are ours."""
     model = GCViT('xxtiny')

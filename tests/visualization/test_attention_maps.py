@@ -1,6 +1,5 @@
 """Where a pixel looks: the weights against a softmax written out, the places, the tool."""
 
-import argparse
 import math
 import re
 
@@ -496,5 +495,5 @@ def test_pixels_that_are_none(given, shapes):
 
     images = [str(path) for path in sorted((shapes / 'coco/val2017').iterdir())[:1]]
     with pytest.raises(UserError, match=f"--attention: '{given}' is no pixel: give X,Y"):
-        parse_pixel(argparse.Namespace(attention=given, images=images))
-    assert parse_pixel(argparse.Namespace(attention=' 7, 9', images=images)) == (7, 9)
+        parse_pixel(given, images)
+    assert parse_pixel(' 7, 9', images) == (7, 9)

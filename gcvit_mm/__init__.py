@@ -2,22 +2,45 @@
 
 Importing the package registers everything it offers in the root registries of mmengine:
 ``custom_imports = dict(imports=['gcvit_mm'])`` in a config is all it takes. It needs neither
-compiled mmcv ops nor mmdet, mmseg or mmpretrain.
+compiled mmcv ops nor mmdet, mmseg or mmpretrain. Without torch, mmengine or mmcv there is
+:class:`gcvit_mm.deploy.Predictor`, for exported models, and nothing else.
 """
 
 import sys
+from importlib.util import find_spec
+from typing import NoReturn
 
+from .errors import CheckpointError, UserError
 from .version import __version__
 
+
+def _has(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 # 'python -m gcvit_mm doctor' and 'ops' are there for where the rest does not import.
-if sys.argv[:2] not in (['-m', 'doctor'], ['-m', 'ops']):
+if sys.argv[:2] not in (['-m', 'doctor'], ['-m', 'ops']) and all(
+    _has(name) for name in ('torch', 'mmengine', 'mmcv')
+):
     from .backbones import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT
     from .engine import CheckedOptimWrapperConstructor
-    from .errors import CheckpointError, UserError
     from .necks import GroupNeck
     from .ops import stand_in
 
     stand_in()
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name in __all__:
+        raise ImportError(
+            f'gcvit_mm.{name} needs torch, mmengine and mmcv: python -m gcvit_mm doctor says what '
+            'is missing'
+        )
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
 
 __all__ = [
     'CheckedOptimWrapperConstructor',

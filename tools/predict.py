@@ -3,6 +3,7 @@
 Examples:
     python tools/predict.py configs/mask_gcvit_t_1x.py CHECKPOINT street.jpg --out-dir drawn
     python tools/predict.py ... --out-dir drawn --attention 320,200  # where a pixel looks
+    python tools/predict.py mask.onnx street.jpg --out-dir drawn  # a file of export_onnx.py
 """
 
 import argparse
@@ -32,7 +33,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='images')
+    parser.add_argument('images', nargs='*', metavar='IMAGE', help='images')
     parser.add_argument('--out-dir', required=True, metavar='DIR', help='folder to draw into')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='least score of a drawn box (0.3)'
@@ -53,7 +54,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         action='store_true',
         help='also read checkpoints that hold Python objects (they can run any code)',
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if cli.is_exported(args.config):  # which needs no config
+        args.images = [args.checkpoint, *args.images]
+        args.checkpoint = args.config
+    if not args.images:
+        parser.error('the following arguments are required: IMAGE')
+    return args
 
 
 def check_images(paths: List[str]) -> None:
@@ -187,9 +194,28 @@ def draw_attention(
             draw_maps(image, pixel, maps, placement, out_file)
 
 
+def draw_exported(args: argparse.Namespace) -> None:
+    """Predict with an exported file, and draw.
+
+    Raises:
+        UserError: If something is asked for that it cannot do.
+    """
+    for option in ('attention', 'layer', 'cfg_options', 'device'):
+        if getattr(args, option):
+            name = option.replace('_', '-')
+            raise UserError(f'--{name}: goes with checkpoints, not with {args.checkpoint}')
+    check_images(args.images)
+    check_outputs(args)
+    draw(*cli.open_exported(args.checkpoint), args)
+    print(f'drew {len(args.images)} images into {args.out_dir}')
+
+
 def main(argv: Optional[List[str]] = None) -> None:
     """Predict."""
     args = parse_args(argv)
+    if cli.is_exported(args.checkpoint):
+        draw_exported(args)
+        return
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_file(args.checkpoint, 'checkpoint')
     check_images(args.images)

@@ -21,6 +21,7 @@ class Detector(nn.Module):
     """
 
     outputs: Tuple[str, ...] = ('boxes', 'scores', 'labels', 'images')
+    opset = 14  # the least that has what is needed; torch writes attention from there on
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -49,6 +50,8 @@ class TwoStage(Detector):
 
     Masks are probabilities in a grid over each box, of its class, not yet pasted into the image.
     """
+
+    opset = 16  # RoiAlign with aligned pixels
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)

@@ -15,6 +15,8 @@ Sizes = Sequence[Tuple[Any, Any]]
 class DINO(Detector):
     """DINO (arXiv 2203.03605), on mmdet's parts; images of a batch have one size."""
 
+    opset = 16  # GridSample
+
     def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
         """Images (B, C, H, W), normalised -> boxes (N, 4), scores, labels and images (N,); N is B
         times the ``max_per_img`` of the config.

@@ -1,5 +1,7 @@
 """Small detectors of shipped configs, and two steps of training them."""
 
+from copy import deepcopy
+
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -59,8 +61,8 @@ def detector(name, **changes):
     """A small model of a config, the same at every call; changes are those of its ``model``."""
     init_default_scope('mmdet')
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
-    cfg.merge_from_dict(dict(model=SMALL[name]))
-    cfg.merge_from_dict(dict(model=changes))
+    cfg.merge_from_dict(dict(model=SMALL.get(name, {})))
+    cfg.merge_from_dict(dict(model=deepcopy(changes)))
     for part in ('neck', 'rpn_head', 'roi_head', 'bbox_head'):
         if cfg.model.type != 'DINO' and part in cfg.model:
             narrow(cfg.model[part])

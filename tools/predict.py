@@ -3,6 +3,7 @@
 Examples:
     python tools/predict.py configs/mask_gcvit_t_1x.py CHECKPOINT street.jpg --out-dir drawn
     python tools/predict.py ... photos 'more/*.jpg' walk.mp4 --out-dir drawn --json found.json
+    python tools/predict.py mask.onnx street.jpg --out-dir drawn  # a file of export_onnx.py
     python tools/predict.py ... street.jpg --out-dir drawn --attention 320,200  # where it looks
     python tools/predict.py ... street.jpg --out-dir drawn --groups  # GPViT: groups of tokens
     python tools/predict.py ... street.jpg --out-dir drawn --features backbone.stages.2.blocks.3
@@ -69,7 +70,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     cli.add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        'images', nargs='+', metavar='IMAGE', help="images, videos, folders, or e.g. 'data/*.jpg'"
+        'images', nargs='*', metavar='IMAGE', help="images, videos, folders, or e.g. 'data/*.jpg'"
     )
     parser.add_argument('--out-dir', metavar='DIR', help='folder to draw into')
     parser.add_argument(
@@ -131,6 +132,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         help='also read checkpoints that hold Python objects (they can run any code)',
     )
     args = parser.parse_args(argv)
+    args.exported = cli.is_exported(args.config)
+    if args.exported:  # which needs no config
+        args.images = [args.checkpoint, *args.images]
+        args.checkpoint = args.config
+    if not args.images:
+        parser.error('the following arguments are required: IMAGE')
     args.kind = next((kind for kind in KINDS if getattr(args, kind) is not None), '')
     return args
 
@@ -151,6 +158,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f'--{args.kind}: draws only: give --out-dir, no --json and no --label-maps')
     if args.annotations and not args.json:
         raise UserError('--annotations: goes with --json only')
+    for option in (*KINDS, 'layer', 'cfg_options', 'device'):
+        if args.exported and getattr(args, option):
+            name = option.replace('_', '-')
+            raise UserError(f'--{name}: goes with checkpoints, not with {args.checkpoint}')
     if not (args.out_dir or args.json or args.label_maps):
         raise UserError('give --out-dir, --json or --label-maps: nothing would be written')
 
@@ -224,20 +235,28 @@ def check_source(source: Source, args: argparse.Namespace) -> Config:
     """Read a config and check that its checkpoint is there.
 
     Raises:
-        UserError: If one is missing, or the config is of a model that gives no such output.
+        UserError: If one is missing.
     """
     cfg = cli.load_config(source.config, source.options)
     cli.check_file(source.checkpoint, 'checkpoint')
-    scope = cfg.get('default_scope')
-    if scope not in ('mmdet', 'mmseg', 'mmpretrain'):
+    if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
         raise UserError(f'{source.config} is no config of a detector, segmentor or classifier')
+    check_results(source, cfg.default_scope, args)
+    return cfg
+
+
+def check_results(source: Source, scope: str, args: argparse.Namespace) -> None:
+    """Check that a model gives what is to be written.
+
+    Raises:
+        UserError: If it does not.
+    """
     if args.json and scope == 'mmseg':
         raise UserError(f'--json: {source.config} gives label maps: give --label-maps DIR')
     if args.label_maps and scope != 'mmseg':
         raise UserError(f'--label-maps: {source.config} gives none: give --json FILE')
     if args.annotations and scope != 'mmdet':
         raise UserError(f'--annotations: {source.config} finds no objects: leave it out')
-    return cfg
 
 
 def build(source: Source, cfg: Config, args: argparse.Namespace) -> Predictor:
@@ -330,14 +349,22 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
     sources = [Source(args.config, args.checkpoint, args.cfg_options), *args.beside]
-    configs = [check_source(source, args) for source in sources]
+    exported = cli.open_exported(args.checkpoint) if args.exported else None
+    if exported:
+        check_results(sources[0], exported[0].default_scope, args)
+        configs = [exported[0]]
+    else:
+        configs = [check_source(source, args) for source in sources]
     inputs = find_inputs(args.images)
     print(f'found {inputs}')
     pixel = parse_pixel(args.attention, inputs.images) if args.kind == 'attention' else None
     check_outputs(args, inputs)
     detector = configs[0].default_scope == 'mmdet'
     ids = find_ids(args, inputs) if args.json and detector else CocoIds()
-    models = [(s.title, build(s, cfg, args)) for s, cfg in zip(sources, configs)]
+    if exported:
+        models = [(sources[0].title, Predictor(*exported))]
+    else:
+        models = [(s.title, build(s, cfg, args)) for s, cfg in zip(sources, configs)]
     if args.kind:
         draw_maps(models, pixel, inputs.images, args)
     else:

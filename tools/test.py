@@ -1,7 +1,8 @@
-r"""Evaluate a checkpoint: COCO AP, ADE20K mIoU, ImageNet accuracy, as the config says.
+r"""Evaluate a checkpoint or an exported file: COCO AP, ADE20K mIoU, ImageNet accuracy.
 
 Examples:
     python tools/test.py configs/mask_gcvit_t_1x.py work_dirs/mask_gcvit_t_1x/epoch_12.pth
+    python tools/test.py configs/mask_gcvit_t_1x.py mask.onnx  # of tools/export_onnx.py
     tools/dist_test.sh configs/upernet_gcvit_t_160k.py CHECKPOINT 8 --tta
     python tools/test.py configs/mask_gcvit_t_1x.py CHECKPOINT --submit results.json --cfg-options \
         test_dataloader.dataset.ann_file=annotations/image_info_test-dev2017.json \
@@ -24,7 +25,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_run_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint, or FILE.onnx')
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into this folder')
     parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
     parser.add_argument(
@@ -106,6 +107,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     cli.check_file(args.checkpoint, 'checkpoint')
     if args.out:
         cli.check_output(args.out, [args.config, args.checkpoint])
+    if cli.is_exported(args.checkpoint):
+        cli.evaluate_exported(cfg, args)
     if args.submit:
         cli.submit(cfg, args.submit, [args.config, args.checkpoint])
     cli.preflight(cfg, 'test_dataloader')
@@ -131,7 +134,10 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         check_drawn(runner.test_dataloader.dataset, args.show_dir)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)
+    if cli.is_exported(args.checkpoint):
+        cli.check_exported(runner, args)
+    else:
+        load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)
     runner.test()
 
 

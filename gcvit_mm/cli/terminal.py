@@ -92,11 +92,11 @@ class RunReport(Hook):
         model = runner.model
         while hasattr(model, 'module'):
             model = model.module
-        backbone = type(getattr(model, 'backbone', None)).__name__
+        backbone = getattr(model, 'backbone', None)
+        on = f' on {type(backbone).__name__}' if backbone is not None else ''
         classes = getattr(dataset, 'metainfo', {}).get('classes')
         lines = dict(
-            model=f'{type(model).__name__} on {backbone}, '
-            f'{count_parameters(model) / 1e6:.2f} M parameters',
+            model=f'{type(model).__name__}{on}, {count_parameters(model) / 1e6:.2f} M parameters',
             data=f'{images}, {len(classes)} classes' if classes else images,
             schedule=schedule,
             device=device(runner.world_size),

@@ -7,7 +7,7 @@ with the model at sizes that were not traced.
 """
 
 import warnings
-from typing import Any, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from ..compat import older_exporter
 from ..errors import UserError
+from .counterparts import detector_to_export
+from .metadata import normalising
+from .predictor import first_line, open_session
 
 Size = Tuple[int, int]
+TASKS = {'mmdet': 'detector', 'mmseg': 'segmentor', 'mmpretrain': 'classifier'}  # by scope
 TOLERANCE = 1e-4  # of the largest value of an output, or of 1
 
 
@@ -48,27 +52,73 @@ class AdaptivePool(nn.Module):
         return inside.to(like.dtype) / (end - start).to(like.dtype)
 
 
+class Normalise(nn.Module):
+    """What a data_preprocessor does to pictures, but for padding.
+
+    Args:
+        order: 'RGB' or 'BGR', what the model takes.
+        mean: Of each channel.
+        std: Of each channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, order: str, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.order = order
+        self.register_buffer('mean', torch.tensor(mean)[:, None, None])
+        self.register_buffer('std', torch.tensor(std)[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) of bytes, RGB -> images."""
+        image = image if self.order == 'RGB' else image.flip(1)
+        return (image.to(torch.float32) - self.mean) / self.std
+
+
 class ExportedModel(nn.Module):
     """The part of a model that is exported: images to a tuple of tensors.
 
     Args:
-        model: A backbone of this package, a segmentor of mmseg or a classifier of mmpretrain.
-            Its adaptive poolings are replaced.
-        kind: 'backbone': the maps. 'segmentor': logits (B, classes, H', W') at the stride of the
-            decode head. 'classifier': logits (B, classes).
+        model: A backbone of this package, a :class:`gcvit_mm.deploy.detectors.Detector`, a
+            segmentor of mmseg or a classifier of mmpretrain. Its adaptive poolings are replaced.
+        kind: 'backbone': the maps. 'detector': boxes and more, see there. 'segmentor': logits
+            (B, classes, H', W') at the stride of the decode head. 'classifier': logits
+            (B, classes).
+        normalise: Takes bytes, and makes images of them.
     """
 
-    def __init__(self, model: nn.Module, kind: str) -> None:
+    def __init__(self, model: nn.Module, kind: str, normalise: Optional[Normalise] = None) -> None:
         super().__init__()
         self.model = replace_pooling(model)
         self.kind = kind
+        self.normalise = normalise
         self.eval()
 
     def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
-        """Images (B, C, H, W), normalised as the config says -> the outputs."""
+        """Images (B, C, H, W), normalised as the config says, or bytes -> the outputs."""
+        if self.normalise is not None:
+            image = self.normalise(image)
         if self.kind == 'backbone':
             return tuple(self.model(image))
+        if self.kind == 'detector':
+            return self.model(image)
         return (self.model(image, mode='tensor'),)
+
+    def example(self, batch: int, channels: int, height: int, width: int) -> Tensor:
+        """A random input."""
+        if self.normalise is not None:
+            return torch.randint(0, 256, (batch, channels, height, width), dtype=torch.uint8)
+        return torch.randn(batch, channels, height, width)
+
+    def outputs(self, count: int) -> Dict[str, Dict[int, str]]:
+        """Names of the outputs, and of their axes of any length."""
+        if self.kind == 'detector':
+            return {name: {0: 'found'} for name in self.model.outputs}  # type: ignore[union-attr]
+        if self.kind == 'classifier':
+            return {'logits': {0: 'batch'}}
+        names = ['logits'] if self.kind == 'segmentor' else [f'map{i}' for i in range(count)]
+        return {name: {0: 'batch', 2: f'height{i}', 3: f'width{i}'} for i, name in enumerate(names)}
 
 
 def replace_pooling(model: nn.Module) -> nn.Module:
@@ -83,26 +133,32 @@ def replace_pooling(model: nn.Module) -> nn.Module:
     return model
 
 
-def part_to_export(cfg: Config, model: nn.Module, backbone_only: bool = False) -> ExportedModel:
+def part_to_export(
+    cfg: Config, model: nn.Module, backbone_only: bool = False, uint8: bool = False
+) -> ExportedModel:
     """Choose what is exported of a model.
 
     Args:
         cfg: Config of the model.
         model: The whole model, its weights loaded.
-        backbone_only: Take the backbone by itself; of a detector nothing else can be exported.
+        backbone_only: Take the backbone by itself.
+        uint8: Take pictures as bytes, and normalise them in the file.
 
     Raises:
-        UserError: If the model is a detector and ``backbone_only`` is not set.
+        UserError: If the model has no counterpart for the export.
     """
+    normalise = Normalise(**normalising(cfg)) if uint8 else None
     if backbone_only:
-        return ExportedModel(model.backbone, 'backbone')  # type: ignore[arg-type]
-    kind = {'mmseg': 'segmentor', 'mmpretrain': 'classifier'}.get(cfg.get('default_scope'))
+        return ExportedModel(model.backbone, 'backbone', normalise)  # type: ignore[arg-type]
+    kind = TASKS.get(cfg.get('default_scope'))
     if kind is None:
         raise UserError(
-            f'a {type(model).__name__} cannot be exported whole (how many boxes it finds depends '
-            'on the image): export its backbone with --backbone'
+            f'a {type(model).__name__} is no detector, segmentor or classifier: export its '
+            'backbone with --backbone'
         )
-    return ExportedModel(model, kind)
+    if kind == 'detector':
+        return ExportedModel(detector_to_export(model), kind, normalise)
+    return ExportedModel(model, kind, normalise)
 
 
 def export_onnx(
@@ -133,17 +189,21 @@ def export_onnx(
         import onnx  # noqa: F401
     except ImportError as error:
         raise UserError('the export needs the onnx package: pip install onnx') from error
+    least = model.model.opset if model.kind == 'detector' else 0
+    if opset < least:  # type: ignore[operator]
+        raise UserError(
+            f'--opset {opset} is too old: what this detector needs came with {least}: leave it out'
+        )
     # Two images: with one, torch would take the batch for a constant here and there.
-    image = torch.randn(1 if fixed else 2, in_channels, *size)
+    image = model.example(1 if fixed else 2, in_channels, *size)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of the tracer: what it may have missed is verified
-        count = len(model(image))
-        names = [f'map{i}' for i in range(count)] if model.kind == 'backbone' else ['logits']
-        axes = {} if fixed else {'image': {0: 'batch', 2: 'height', 3: 'width'}}
-        for i, name in enumerate(names):
-            if not fixed:
-                tail = {2: f'height{i}', 3: f'width{i}'} if model.kind != 'classifier' else {}
-                axes[name] = {0: 'batch', **tail}
+        outputs = model.outputs(len(model(image)))
+        names = list(outputs)
+        axes = {'image': {0: 'batch', 2: 'height', 3: 'width'}, **outputs}
+        if fixed:
+            # how many boxes there are is never known
+            axes = outputs if model.kind == 'detector' else {}
         options: dict = dict(input_names=['image'], output_names=names, dynamic_axes=axes)
         options.update(older_exporter())
         try:
@@ -174,27 +234,17 @@ def verify_onnx(
     Raises:
         UserError: If onnxruntime is missing, cannot run the file, or finds other values.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError('the check needs onnxruntime: pip install onnxruntime') from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
+    session = open_session(path, torch.get_num_threads())
     worst = 0.0
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    except Exception as error:  # onnxruntime's errors have no common class of their own
-        raise UserError(f'{path}: onnxruntime cannot read it: {_first_line(error)}') from error
     for batch, height, width in sizes:
-        image = torch.randn(batch, in_channels, height, width)
+        image = model.example(batch, in_channels, height, width)
         where = f'{path} at {batch}x{in_channels}x{height}x{width}'
         with torch.no_grad():
             wanted = model(image)
         try:
             found = session.run(None, {'image': image.numpy()})
         except Exception as error:
-            raise UserError(f'{where}: onnxruntime cannot run it: {_first_line(error)}') from error
+            raise UserError(f'{where}: onnxruntime cannot run it: {first_line(error)}') from error
         for name, a, b in zip([o.name for o in session.get_outputs()], found, wanted):
             if a.shape != tuple(b.shape):
                 raise UserError(f'{where}: {name} has shape {a.shape}, torch {tuple(b.shape)}')
@@ -207,7 +257,3 @@ def verify_onnx(
                 )
             worst = max(worst, difference)
     return worst
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().splitlines()[0]

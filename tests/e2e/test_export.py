@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from gcvit_mm import UserError, cli
+from gcvit_mm.deploy import Predictor
 from gcvit_mm.deploy.onnx import (
     AdaptivePool,
     ExportedModel,
@@ -108,10 +109,8 @@ def test_verification_finds_other_weights(tmp_path):
 
 
 @needs_onnx
-def test_the_tool(tmp_path, monkeypatch, capsys):
-    """Config and checkpoint become a verified file; what cannot be exported is said."""
-    import export_onnx as tool
-
+def test_the_tool(tmp_path):
+    """Config and checkpoint become a verified file: a whole model, and the backbone of one."""
     config = 'configs/cls_gcvit_xxt_shapes.py'
     model = MODELS.build(load(config).model)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
@@ -122,16 +121,14 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
     config = 'configs/mask_gcvit_xxt_shapes.py'
     model = MODELS.build(load(config).model)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
-    command = ['export_onnx.py', ROOT / config, tmp_path / 'model.pth', tmp_path / 'mask.onnx']
-    command = [str(word) for word in command]
-    monkeypatch.setattr('sys.argv', command)
-    with pytest.raises(UserError, match='a MaskRCNN cannot be exported whole'):
-        tool.main()
-    assert not (tmp_path / 'mask.onnx').exists()
-    monkeypatch.setattr('sys.argv', [*command, '--backbone', '--size', '64', '64', '--fixed'])
-    tool.main()
-    assert 'image (1x3x64x64) -> map0, map1, map2, map3' in capsys.readouterr().out
+    options = ['--backbone', '--size', 64, 64, '--fixed', '--uint8']
+    printed = run(
+        'export_onnx.py', config, tmp_path / 'model.pth', tmp_path / 'mask.onnx', *options
+    )
+    assert 'image (1x3x64x64, uint8) -> map0, map1, map2, map3' in printed
     assert sorted(p.name for p in tmp_path.glob('*.onnx*')) == ['mask.onnx', 'model.onnx']
+    with pytest.raises(UserError, match='mask.onnx is a backbone, which predicts nothing'):
+        Predictor(tmp_path / 'mask.onnx')
 
 
 def load(config):

@@ -1,5 +1,7 @@
 """Small detectors of shipped configs, and two steps of training them."""
 
+from copy import deepcopy
+
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -55,11 +57,12 @@ def narrow(part):
             narrow(child)
 
 
-def detector(name):
-    """A small model of a config, the same at every call."""
+def detector(name, **changes):
+    """A small model of a config, the same at every call; changes are those of its ``model``."""
     init_default_scope('mmdet')
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
-    cfg.merge_from_dict(dict(model=SMALL[name]))
+    cfg.merge_from_dict(dict(model=SMALL.get(name, {})))
+    cfg.merge_from_dict(dict(model=deepcopy(changes)))
     for part in ('neck', 'rpn_head', 'roi_head', 'bbox_head'):
         if cfg.model.type != 'DINO' and part in cfg.model:
             narrow(cfg.model[part])
@@ -67,6 +70,61 @@ def detector(name):
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
     return model.train()
+
+
+# Layers that end heads, and how far from each other what they give is to be.
+SPREAD = dict(
+    rpn_cls=1.5,
+    rpn_reg=0.3,
+    fc_cls=1.5,
+    fc_reg=0.5,
+    retina_cls=1.5,
+    retina_reg=0.3,
+    conv_logits=1.5,
+)
+
+
+def decided(model):
+    """Let a new detector give scores and boxes that differ, as one does that was trained."""
+    heads = [part for name, part in model.named_children() if name.endswith(('head', 'neck'))]
+    torch.manual_seed(1)
+    for part in [m for head in heads for m in head.modules()]:
+        if isinstance(part, (torch.nn.Conv2d, torch.nn.Linear, torch.nn.ConvTranspose2d)):
+            torch.nn.init.kaiming_normal_(part.weight)
+    for name, part in model.named_modules():
+        if name.endswith(('sampling_offsets', 'attention_weights')):
+            torch.nn.init.normal_(part.weight, std=0.05)
+        if name.endswith('retina_cls'):
+            torch.nn.init.constant_(part.bias, -4)
+
+    hooks = {}
+
+    def spread(module, inputs, output):
+        hook, wanted = hooks.pop(module)
+        hook.remove()  # levels share a head: the first decides
+        bias = module.bias.view(-1, *[1] * (output.dim() - 2))
+        factor = wanted / (output - bias).std()
+        module.weight.data *= factor
+        return (output - bias) * factor + bias
+
+    for name, part in model.named_modules():
+        wanted = SPREAD.get(name.split('.')[-1])
+        if wanted:
+            hooks[part] = part.register_forward_hook(spread), wanted
+    predict(model.eval(), torch.randint(0, 256, (1, 3, 128, 128)))
+    return model
+
+
+def predict(model, pictures):
+    """What mmdet predicts for pictures (B, 3, H, W), from their bytes on; in their pixels."""
+    from mmdet.structures import DetDataSample
+
+    size = tuple(pictures.shape[2:])
+    meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+    samples = [DetDataSample(metainfo=dict(meta)) for _ in pictures]
+    with torch.no_grad():
+        results = model.test_step(dict(inputs=list(pictures), data_samples=samples))
+    return [result.pred_instances for result in results]
 
 
 def images():

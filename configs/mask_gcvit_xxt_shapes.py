@@ -17,4 +17,3 @@ default_hooks = dict(
     logger=dict(interval=10),
     visualization=dict(score_thr=0.5),
 )
-visualizer = dict(type='gcvit_mm.visualization.detections.ReadableVisualizer')

@@ -17,7 +17,6 @@ default_hooks = dict(
     logger=dict(interval=10),
     visualization=dict(score_thr=0.5),
 )
-visualizer = dict(type='gcvit_mm.visualization.detections.ReadableVisualizer')
 # --tta at the size of the images and half as large again, both flipped too.
 tta_pipeline = _base_.tta_pipeline
 tta_pipeline[1]['transforms'][0] = [

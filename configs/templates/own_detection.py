@@ -2,6 +2,8 @@
 # what stands above the line, train. docs/own_data.md explains every setting.
 _base_ = '../mask_gcvit_t_1x.py'
 
+from gcvit_mm.visualization.palette import distinct_colours
+
 data_root = 'data/own/'
 classes = ('bolt', 'nut')  # the names in 'categories' of the annotation files
 train = dict(ann_file='train.json', data_prefix=dict(img='train/'))
@@ -13,6 +15,7 @@ max_epochs = 12
 warmup = 100  # iterations
 # ----------------------------------------------------------------------------------------------
 num_classes = len(classes)
+palette = distinct_colours(num_classes)
 annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=masks)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -30,7 +33,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
+dataset = dict(data_root=data_root, metainfo=dict(classes=classes, palette=palette))
 train_dataloader = dict(
     batch_size=batch_size, dataset=dict(pipeline=train_pipeline, **train, **dataset)
 )

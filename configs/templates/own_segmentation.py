@@ -2,6 +2,8 @@
 # what stands above the line, train. docs/own_data.md explains every setting.
 _base_ = '../upernet_gcvit_t_160k.py'
 
+from gcvit_mm.visualization.palette import distinct_colours
+
 data_root = 'data/own/'
 classes = ('road', 'grass')  # in the order of the numbers in the label maps
 train = dict(img_path='images/train', seg_map_path='masks/train')
@@ -14,6 +16,7 @@ max_iters = 20000
 warmup = 500  # iterations
 # ----------------------------------------------------------------------------------------------
 num_classes = len(classes)
+palette = distinct_colours(num_classes)
 short, long = min(crop_size), 4 * min(crop_size)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -33,7 +36,7 @@ test_pipeline = [
 dataset = dict(
     type='BaseSegDataset',
     data_root=data_root,
-    metainfo=dict(classes=classes),
+    metainfo=dict(classes=classes, palette=palette),
     reduce_zero_label=reduce_zero_label,
     **suffixes,
 )

@@ -15,7 +15,7 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData, PixelData
 
 from ..cli.outputs import check_output, make_folder, whole_output
-from ..datacheck.images import room_for_text
+from ..datacheck.images import enlargement, room_for_text
 from ..datacheck.report import some
 from ..errors import UserError
 from ..messages import described, printable
@@ -221,8 +221,11 @@ class Segmentation(Prediction):
             meta['classes'] = [str(label) for label in range(count)]
         if not meta.get('palette'):  # as mmseg's data sets choose them
             meta['palette'] = np.random.RandomState(42).randint(0, 255, (count, 3)).tolist()
-        sample = SegDataSample(pred_sem_seg=PixelData(data=torch.as_tensor(self.label_map)[None]))
-        visualizer.add_datasample('', self.image, sample, draw_gt=False)
+        factor = enlargement(*self.size)
+        image = mmcv.imresize(self.image, (self.size[1] * factor, self.size[0] * factor))
+        labels = torch.as_tensor(self.label_map.repeat(factor, 0).repeat(factor, 1))
+        sample = SegDataSample(pred_sem_seg=PixelData(data=labels[None]))
+        visualizer.add_datasample('', image, sample, draw_gt=False)
 
     def summary(self) -> str:
         """Shares of the largest classes."""

@@ -1,40 +1,62 @@
 """Detections drawn so that they can be read. This module alone needs mmdet: configs name it."""
 
 import math
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
 import torch
 from mmdet.visualization import DetLocalVisualizer
 
+from ..datacheck.images import enlargement
+
 INSTANCES = ('gt_instances', 'pred_instances')
 MAPS = ('gt_sem_seg', 'pred_sem_seg', 'gt_panoptic_seg', 'pred_panoptic_seg')
 GAP = 3  # pixels around a label
+SMALL = 2500  # square pixels: labels keep off smaller boxes
 
 Rectangle = Tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class ReadableVisualizer(DetLocalVisualizer):
-    """mmdet's visualizer with labels that do not lie on each other, nor outside the original.
+    """mmdet's visualizer with labels that can be read: inside the original, not on each other, and
+    beside small objects where there is room near by. Masks have the colours of their classes.
 
     Args:
         name: Its name; this and all others as :class:`mmdet.visualization.DetLocalVisualizer`.
         short_side: Smaller images are drawn a whole number of times larger, so that their
-            shorter side has at least so many pixels. 0: none is.
+            shorter side has at least so many pixels, strips fewer. 0: none is.
     """
 
     def __init__(
         self, name: str = 'visualizer', *args: Any, short_side: int = 480, **kwargs: Any
     ) -> None:
         self._labels: List[Rectangle] = []
+        self._boxes: List[Rectangle] = []
+        self._colors: Any = None
         self.short_side = short_side
         super().__init__(name, *args, **kwargs)
 
     def set_image(self, image: np.ndarray) -> None:
         """Begin an image, (H, W, 3)."""
-        self._labels = []
+        self._labels, self._boxes, self._colors = [], [], None
         super().set_image(image)
+
+    def draw_bboxes(self, bboxes: Any, *args: Any, **kwargs: Any) -> 'ReadableVisualizer':
+        """Draw boxes (N, 4), and remember where they are and their colours."""
+        self._boxes += torch.as_tensor(bboxes).reshape(-1, 4).tolist()
+        self._colors = kwargs.get('edge_colors')
+        super().draw_bboxes(bboxes, *args, **kwargs)
+        return self
+
+    def draw_binary_masks(
+        self, binary_masks: Any, colors: Any = 'g', *args: Any, **kwargs: Any
+    ) -> 'ReadableVisualizer':
+        """Draw masks in the colours of their boxes, which mmdet would change at random."""
+        if isinstance(self._colors, list) and len(self._colors) == len(binary_masks):
+            colors = self._colors
+        super().draw_binary_masks(binary_masks, colors, *args, **kwargs)
+        return self
 
     def draw_texts(self, texts: Any, *args: Any, **kwargs: Any) -> 'ReadableVisualizer':
         """Write labels; each moves to the nearest free place."""
@@ -44,7 +66,8 @@ class ReadableVisualizer(DetLocalVisualizer):
             box = text.get_window_extent()  # y upwards
             left, top = box.x0 - GAP, self.height - box.y1 - GAP
             size = box.width + 2 * GAP, box.height + 2 * GAP
-            x, y = free_place((left, top), size, (self.width, self.height), self._labels)
+            small = [b for b in self._boxes if (b[2] - b[0]) * (b[3] - b[1]) < SMALL]
+            x, y = free_place((left, top), size, (self.width, self.height), self._labels, small)
             self._labels.append((x, y, x + size[0], y + size[1]))
             old = text.get_position()
             text.set_position((old[0] + x - left, old[1] + y - top))
@@ -54,7 +77,7 @@ class ReadableVisualizer(DetLocalVisualizer):
         self, name: str, image: np.ndarray, data_sample: Any = None, *args: Any, **kwargs: Any
     ) -> None:
         """Draw an image, ground truth and predictions; arguments as mmdet has them."""
-        factor = math.ceil(self.short_side / min(image.shape[:2])) if self.short_side else 1
+        factor = enlargement(image.shape[0], image.shape[1], self.short_side)
         if factor > 1 and data_sample is not None and not any(key in data_sample for key in MAPS):
             image = mmcv.imresize(image, (image.shape[1] * factor, image.shape[0] * factor))
             data_sample = enlarged(data_sample, factor)
@@ -66,6 +89,7 @@ def free_place(
     size: Tuple[float, float],
     original: Tuple[float, float],
     taken: List[Rectangle],
+    small: Sequence[Rectangle] = (),
 ) -> Tuple[float, float]:
     """Find a place for a label in the original and off the others.
 
@@ -74,26 +98,43 @@ def free_place(
         size: Its width and height.
         original: Width and height of the original.
         taken: Where labels are.
+        small: What is kept free too, where that moves the label by its longer side at most.
 
     Returns:
         Left and top of the place nearest to the wanted one, or that one if there is none.
     """
-    left, top = (max(0.0, min(w, p - s)) for w, p, s in zip(wanted, original, size))
-    right, bottom = (p - s for p, s in zip(original, size))
-    # what touches another label or an edge of the original, and keeps the other coordinate
-    lefts = [left, 0.0, right, *(edge for t in taken for edge in (t[2], t[0] - size[0]))]
-    tops = [top, 0.0, bottom, *(edge for t in taken for edge in (t[3], t[1] - size[1]))]
-    places = sorted(
-        ((x, y) for x in lefts for y in tops),
-        key=lambda place: abs(place[0] - left) + abs(place[1] - top),
-    )
-    for x, y in places:
-        inside = 0 <= x <= right and 0 <= y <= bottom
-        if inside and all(
-            x >= t[2] or x + size[0] <= t[0] or y >= t[3] or y + size[1] <= t[1] for t in taken
-        ):
-            return x, y
-    return left, top
+    x, y = (max(0.0, min(w, p - s)) for w, p, s in zip(wanted, original, size))
+    start, found = (x, y), None
+    if small:
+        found = _nearest_place(start, size, original, [*taken, *small], max(size))
+    return found or _nearest_place(start, size, original, taken, math.inf) or start
+
+
+def _nearest_place(
+    start: Tuple[float, ...],
+    size: Tuple[float, float],
+    original: Tuple[float, float],
+    taken: List[Rectangle],
+    reach: float,
+) -> Optional[Tuple[float, float]]:
+    """The free place nearest to a start, at most so far away in x and y."""
+    rectangles = np.array(taken).reshape(-1, 4)
+    coordinates, overlaps = [], []
+    for axis in (0, 1):
+        low, high = rectangles[:, axis], rectangles[:, axis + 2]
+        last = original[axis] - size[axis]
+        # what touches a rectangle or an edge of the original, or keeps the coordinate
+        places = np.concatenate([[start[axis], 0.0, last], high, low - size[axis]])
+        places = places[(places >= 0) & (places <= last) & (abs(places - start[axis]) <= reach)]
+        coordinates.append(places)
+        overlaps.append((places[:, None] < high) & (places[:, None] + size[axis] > low))
+    xs, ys = coordinates
+    distance = abs(xs - start[0])[:, None] + abs(ys - start[1])
+    distance[overlaps[0].astype(float) @ overlaps[1].T > 0] = math.inf
+    if not np.isfinite(distance).any():
+        return None
+    i, j = np.unravel_index(distance.argmin(), distance.shape)
+    return float(xs[i]), float(ys[j])
 
 
 def enlarged(data_sample: Any, factor: int) -> Any:

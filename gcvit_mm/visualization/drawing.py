@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import hsv_to_rgb
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -16,8 +17,11 @@ from .features import FeatureMap
 
 COLUMNS = 4
 PANEL = 3.2  # inches
+BAR = 0.6  # inches beside a panel
 DPI = 110
 FADING = 0.35  # how far the original is moved towards white
+HEAT = 'plasma'
+OPACITY = 0.65  # of weights over the original
 LEAST_CELL = 5  # points: side of a single cell
 ZOOM_BELOW = 0.25  # share of the original below which what is seen is shown larger
 NUMBERED_FROM = 2  # cells from the middle of a group to the next, where it gets its number
@@ -74,8 +78,9 @@ def draw(
 ) -> None:
     """Draw one panel a map: the original in grey, the weights or groups in colours.
 
-    Cells that the pixel does not look at have no colour; where what it looks at is a small part
-    of the original, only its surroundings are shown.
+    A bar beside a panel says which colour is which weight. Cells that the pixel does not look at
+    have no colour; where what it looks at is a small part of the original, only its surroundings
+    are shown.
 
     Args:
         original: RGB image (H, W, 3), uint8.
@@ -85,7 +90,8 @@ def draw(
         out_file: PNG file to write.
     """
     columns = min(COLUMNS, len(maps))
-    figure, panels = _sheet(original, -(-len(maps) // columns), columns)
+    bar = 0.0 if all(attention_map.groups for attention_map in maps) else BAR
+    figure, panels = _sheet(original, -(-len(maps) // columns), columns, bar)
     for ax, attention_map in zip(panels.flat, maps):
         _draw(ax, original, pixel, attention_map, placement)
     figure.savefig(out_file, dpi=DPI)
@@ -122,11 +128,13 @@ def draw_features(
     figure.savefig(out_file, dpi=DPI)
 
 
-def _sheet(original: np.ndarray, rows: int, columns: int) -> Tuple[Figure, np.ndarray]:
-    """Figure and panels (rows, columns) of the shape of the original, without axes."""
+def _sheet(
+    original: np.ndarray, rows: int, columns: int, bar: float = 0.0
+) -> Tuple[Figure, np.ndarray]:
+    """Figure and panels (rows, columns) of the shape of the original, with room for bars."""
     height, width = original.shape[:2]
     panel_height = min(max(PANEL * height / width, 0.4 * PANEL), 2 * PANEL)
-    size = (columns * PANEL, rows * (panel_height + 0.5))
+    size = (columns * (PANEL + bar), rows * (panel_height + 0.5))
     figure = Figure(size, layout=ConstrainedLayoutEngine(h_pad=0.08))
     panels = figure.subplots(rows, columns, squeeze=False)
     for ax in panels.flat:
@@ -166,6 +174,7 @@ def _draw(
             ax.text(x, y, str(number), fontsize=7, ha='center', va='center', clip_on=True)
     else:
         colours, seen = _heat(attention_map), attention_map.seen.nonzero().numpy()
+        _add_bar(ax, attention_map)
         cell = np.array([(bottom - top) / rows, (right - left) / cols])
         low, high = seen.min(0), seen.max(0) + 1
         mask = attention_map.seen
@@ -194,9 +203,19 @@ def _draw(
 def _heat(attention_map: AttentionMap) -> np.ndarray:
     """Weights as colours (h, w, 4): the largest brightest; no colour where nothing is seen."""
     weights = attention_map.values.numpy()
-    colours = colormaps['plasma'](weights / weights.max())
-    colours[..., 3] = 0.65 * attention_map.seen.numpy()
+    colours = colormaps[HEAT](weights / weights.max())
+    colours[..., 3] = OPACITY * attention_map.seen.numpy()
     return colours
+
+
+def _add_bar(ax: Axes, attention_map: AttentionMap) -> None:
+    """Show beside a panel which colour is which weight, from 0 to the largest."""
+    largest = float(attention_map.values.max())
+    place = ax.inset_axes((1.02, 0, 0.05, 1))
+    colours = ScalarMappable(Normalize(0, largest), HEAT)
+    bar = ax.figure.colorbar(colours, cax=place, alpha=OPACITY)  # type: ignore[union-attr]
+    bar.set_ticks([0, largest / 2, largest], labels=['0', f'{largest / 2:.2g}', f'{largest:.2g}'])
+    bar.ax.tick_params(labelsize=7)
 
 
 def _group_colours(attention_map: AttentionMap) -> np.ndarray:

@@ -13,6 +13,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.registry import VISUALIZERS
 
+from gcvit_mm.datacheck.images import enlargement
 from gcvit_mm.visualization import detections
 from gcvit_mm.visualization.detections import ReadableVisualizer, enlarged, free_place
 
@@ -71,8 +72,8 @@ def test_labels_of_boxes_at_one_place(tmp_path, monkeypatch):
     image = np.full((160, 170, 3), 128, np.uint8)
     labels = []
 
-    def place(wanted, size, original, taken):
-        x, y = free_place(wanted, size, original, taken)
+    def place(wanted, size, original, taken, small):
+        x, y = free_place(wanted, size, original, taken, small)
         assert taken == labels
         labels.append((x, y, x + size[0], y + size[1]))
         return x, y
@@ -109,6 +110,54 @@ def test_large_images_keep_their_size():
         image = np.zeros((size, size + 8, 3), np.uint8)
         visualizer.add_datasample('x', image, sample([[5, 5, 60, 60]]), draw_gt=False)
         assert visualizer.get_image().shape == image.shape
+
+
+def test_labels_keep_off_small_objects():
+    """A little away from small boxes and on large ones; where there is no room, as without."""
+    small = [(30, 30, 50, 50), (52, 30, 70, 50)]
+    x, y = free_place((30, 30), (40, 10), (100, 100), [], small)
+    assert (x, y) == (30, 20)
+    assert free_place((30, 30), (40, 10), (100, 100), [(0, 0, 100, 30)], small) == (30, 50)
+    blocked = [(0, 0, 100, 100)]
+    assert free_place((30, 30), (40, 10), (100, 100), [], blocked) == (30, 30)
+    far = free_place((30, 30), (20, 10), (200, 200), [], [(0, 0, 160, 160)])
+    assert far == (30, 30)  # a label that is moved so far belongs to nothing any more
+
+
+def test_small_objects_stay_in_sight():
+    """The middle of a small box is the image, that of a large one's corner is its label."""
+    image = np.full((480, 480, 3), 128, np.uint8)
+    visualizer = build('small')
+    boxes = [[100, 100, 140, 130], [200, 200, 400, 400]]
+    visualizer.add_datasample('x', image, sample(boxes), draw_gt=False)
+    drawn = visualizer.get_image()
+    assert (drawn[105:125, 105:135] == 128).all()
+    assert (drawn[204:214, 204:240] < 60).any()
+
+
+def test_masks_have_the_colours_of_their_classes():
+    """The same each time, and those of the palette over the image."""
+    image, masks = np.full((480, 480, 3), 128, np.uint8), torch.zeros(2, 480, 480, dtype=torch.bool)
+    masks[0, 100:200, 100:200] = masks[1, 300:400, 300:400] = True
+    drawn = []
+    for name in ('first', 'second'):
+        visualizer = build(name)
+        visualizer.dataset_meta['palette'] = [(232, 0, 11), (0, 215, 255), (9, 9, 9)]
+        boxes = [[100, 100, 200, 200], [300, 300, 400, 400]]
+        visualizer.add_datasample('x', image, sample(boxes, masks), draw_gt=False)
+        drawn.append(visualizer.get_image())
+    np.testing.assert_array_equal(*drawn)
+    for at, colour in ((160, (232, 0, 11)), (360, (0, 215, 255))):
+        np.testing.assert_allclose(drawn[0][at, at], 0.8 * np.array(colour) + 0.2 * 128, atol=2)
+
+
+@pytest.mark.parametrize(
+    ('size', 'factor'),
+    [((1, 1500), 3), ((1, 1), 480), ((160, 170), 3), ((480, 9), 10), ((500, 600), 1)],
+)
+def test_strips_are_not_drawn_huge(size, factor):
+    """A strip is drawn no longer than 4800 pixels."""
+    assert enlargement(*size) == factor
 
 
 @pytest.mark.parametrize('kind', ['tensor', 'bitmap', 'polygon'])

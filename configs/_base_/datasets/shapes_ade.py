@@ -1,17 +1,12 @@
 # The drawn shapes of tools/make_shapes.py as label maps, cropped to 128x128.
 _base_ = './ade20k.py'
 
+from gcvit_mm.visualization.palette import distinct_colours
+
 data_root = 'data/shapes/ade/ADEChallengeData2016'
 metainfo = dict(
     classes=('background', 'circle', 'square', 'triangle', 'star', 'cross'),
-    palette=[
-        [120, 120, 120],
-        [230, 60, 60],
-        [70, 130, 230],
-        [80, 190, 90],
-        [240, 190, 40],
-        [170, 80, 200],
-    ],
+    palette=[(120, 120, 120), *distinct_colours(5)],
 )
 crop_size = (128, 128)
 train_pipeline = [

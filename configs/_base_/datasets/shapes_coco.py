@@ -1,8 +1,12 @@
 # The drawn shapes of tools/make_shapes.py as instances, at their own size (about 160x160).
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
+from gcvit_mm.visualization.palette import distinct_colours
+
 data_root = 'data/shapes/coco/'
-metainfo = dict(classes=('circle', 'square', 'triangle', 'star', 'cross'))
+metainfo = dict(
+    classes=('circle', 'square', 'triangle', 'star', 'cross'), palette=distinct_colours(5)
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),

@@ -15,7 +15,11 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
-visualizer = dict(type='DetLocalVisualizer', vis_backends=_base_.vis_backends, name='visualizer')
+visualizer = dict(
+    type='gcvit_mm.visualization.detections.ReadableVisualizer',
+    vis_backends=_base_.vis_backends,
+    name='visualizer',
+)
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 
 # Flips, for --tta; one more Resize in its list is one more scale.

@@ -19,7 +19,11 @@ from .devices import check_devices, local_rank, use_cpu
 from .terminal import import_quietly
 
 # Strategies that a run can go on with.
-RESUMED = ('DDPStrategy', 'gcvit_mm.engine.strategies.FullyShardedStrategy')
+RESUMED = (
+    'DDPStrategy',
+    'gcvit_mm.engine.strategies.FullyShardedStrategy',
+    'gcvit_mm.engine.zero.ZeroStrategy',
+)
 
 
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
@@ -78,6 +82,8 @@ def check_file(path: str, what: str) -> None:
     Raises:
         UserError: If it does not.
     """
+    if osp.isdir(path):
+        raise UserError(f'{what} {path} is a folder: name a file in it')
     if '://' not in path and not osp.isfile(path):
         raise UserError(f'{what} {path} does not exist: check the path')
 
@@ -122,8 +128,8 @@ def check_strategy(cfg: Config) -> None:
     if 'runner_type' in cfg and again and name not in RESUMED:
         raise UserError(
             f'--resume, MAX_RESTARTS: mmengine cannot go on with a {name}: use that of '
-            'configs/strategies/fsdp.py, or start from the weights with --cfg-options '
-            'load_from=CHECKPOINT'
+            'configs/strategies/fsdp.py or deepspeed.py, or start from the weights with '
+            '--cfg-options load_from=CHECKPOINT'
         )
 
 

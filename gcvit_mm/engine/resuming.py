@@ -152,6 +152,8 @@ def judge(path: str, model: Optional[nn.Module] = None, trust: bool = False) -> 
     Returns:
         What is wrong with it, to follow its name, empty if nothing is; and its ``meta``.
     """
+    if osp.isdir(path):
+        return 'is a folder, as DeepSpeed saves them, of which only the weights can be used', {}
     if not osp.isfile(path):
         return 'does not exist', {}
     try:

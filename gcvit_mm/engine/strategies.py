@@ -86,16 +86,24 @@ class FullyShardedStrategy(DDPStrategy):
         callback: Optional[Callable] = None,
     ) -> None:
         """Save a checkpoint; every process has to call it, the first one writes."""
-        content = {'state_dict': gathered(self.model.state_dict()), **(extra_ckpt or {})}
+        content = {'state_dict': self.model_state_dict(), **(extra_ckpt or {})}
         content.setdefault('meta', {}).update(seed=self.seed)
         if save_optimizer:
-            content['optimizer'] = gathered(self.optim_wrapper.state_dict())
+            content['optimizer'] = self.optim_state_dict()
         if save_param_scheduler and hasattr(self, 'param_schedulers'):
             content['param_schedulers'] = self.scheduler_state_dict()
         if callback is not None:
             callback(content)
         if is_main_process():
             save_checkpoint(content, filename, backend_args=dict(backend='whole_files'))
+
+    def model_state_dict(self) -> dict:
+        """Whole weights, see :func:`gathered`."""
+        return gathered(self.model.state_dict())
+
+    def optim_state_dict(self) -> dict:
+        """The state of an optimizer of all weights, see :func:`gathered`."""
+        return gathered(self.optim_wrapper.state_dict())
 
     def load_model_state_dict(
         self, state_dict: dict, *, strict: bool = False, revise_keys: Any = None

@@ -72,8 +72,9 @@ def test_restarts_need_a_work_dir_of_their_own(tmp_path, monkeypatch):
 
 
 def test_strategies_that_do_not_go_on(monkeypatch):
-    """mmengine's own: said before anything is trained, naming the one that does; ours does."""
+    """mmengine's own: said before anything is trained, naming those that do; ours do."""
     cfg = Config.fromfile(ROOT / 'configs/strategies/deepspeed.py')
+    cfg.strategy.type = 'DeepSpeedStrategy'
     check_strategy(cfg)
     cfg.resume = True
     with pytest.raises(UserError, match='load_from=CHECKPOINT'):
@@ -84,8 +85,8 @@ def test_strategies_that_do_not_go_on(monkeypatch):
         check_strategy(cfg)
     cfg.pop('runner_type')
     check_strategy(cfg)
-    check_strategy(Config.fromfile(ROOT / 'configs/strategies/fsdp.py'))
-    check_strategy(Config.fromfile(ROOT / 'configs/strategies/ddp.py'))
+    for name in ('ddp', 'fsdp', 'deepspeed'):
+        check_strategy(Config.fromfile(ROOT / f'configs/strategies/{name}.py'))
 
 
 def test_dist_train_takes_restarts(tmp_path):

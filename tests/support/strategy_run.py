@@ -31,6 +31,7 @@ def main() -> None:
     cfg.log_processor.update(window_size=1, num_digits=7)
     cfg.optim_wrapper.optimizer.lr = float(rate)
     if fragment == 'deepspeed':
+        cfg.strategy.type = 'DeepSpeedStrategy'  # mmengine's own
         cfg.optim_wrapper.type = 'DeepSpeedOptimWrapper'
         cfg.optim_wrapper.pop('clip_grad')
     for loader in (cfg.train_dataloader, cfg.val_dataloader):

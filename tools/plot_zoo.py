@@ -69,9 +69,8 @@ def read_counts(page: Path = DOCUMENT) -> dict[str, dict]:
         raise UserError(f'cannot read {page}: run python tools/model_zoo.py') from error
     counts = {}
     for cells in (line.split('|')[1:-1] for line in lines if line.startswith('| `')):
-        values = {key: cells[column].strip(' *') for key, column in COUNTS.items()}
-        known = {key: float(value) for key, value in values.items() if value != 'not counted'}
-        counts[cells[0].strip(' `')] = known
+        values = {key: float(cells[column].strip(' *')) for key, column in COUNTS.items()}
+        counts[cells[0].strip(' `')] = values
     return counts
 
 
@@ -143,10 +142,6 @@ def write_labels(axes: Axes, points: list[tuple]) -> None:
 
 def draw_panel(axes: Axes, models: list[Model], metric: str, x: str) -> list[tuple]:
     """Draw one metric against one axis, a line a family; return what is to be labelled."""
-    if not models:
-        axes.text(0.5, 0.5, f'{AXES[x]}: not counted', ha='center')
-        axes.set_axis_off()
-        return []
     axes.set_ylabel(f'{metric} (%)')
     axes.grid(color='#e6e6e6')
     axes.spines[['top', 'right']].set_visible(False)
@@ -180,8 +175,7 @@ def draw(found: list[tuple], xs: list[str]) -> Figure:
     for row, (task, metric, models) in zip(panels, found):
         for axes, x in zip(row, xs):
             axes.set_title(task, loc='left', fontweight='bold', fontsize=10)
-            counted = [model for model in models if x in model.counts]
-            labels.append((axes, draw_panel(axes, counted, metric, x)))
+            labels.append((axes, draw_panel(axes, models, metric, x)))
             legend.update({line.get_label(): line for line in axes.lines})
     figure.legend(
         legend.values(), legend, loc='outside lower left', ncols=5, fontsize=8, frameon=False

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
@@ -67,7 +68,10 @@ def rehearse(cfg: Config, training: bool = False) -> str:
 def rehearse_training(runner: Runner) -> list:
     """Build what only training needs; return what to say of it."""
     loop = runner.train_loop
-    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    if not isinstance(wrapper, OptimWrapper):  # DeepSpeed's, to which this runner has no schedule
+        wrapper = OptimWrapper(wrapper.optimizer)
+    runner.optim_wrapper = wrapper
     if runner.param_schedulers is not None:
         runner.build_param_scheduler(runner.param_schedulers)
     data, size = loop.dataloader.dataset, runner.cfg.train_dataloader.get('batch_size')

@@ -17,17 +17,26 @@ from support.processes import free_port
 from support.running import CLS, ENV, ROOT, TESTS, iterations, losses, run
 
 
+def with_strategy(fragment, path):
+    """Write a config of a classifier that trains with a strategy; DeepSpeed clips by itself."""
+    text = f'_base_ = {[str(ROOT / CLS), str(ROOT / f"configs/strategies/{fragment}.py")]}\n'
+    if fragment == 'deepspeed':
+        kept = [f'{key}=_base_.optim_wrapper.{key}' for key in ('optimizer', 'paramwise_cfg')]
+        kept = ', '.join(["_delete_=True, type='DeepSpeedOptimWrapper'", *kept])
+        text += f'optim_wrapper = dict({kept})\n'
+    path.write_text(text)
+    return path
+
+
 def test_a_config_with_a_strategy_evaluates(shapes, tmp_path):
-    """In one process, also where what the strategy needs is not installed."""
-    leaf, fragment = ROOT / CLS, ROOT / 'configs/strategies/deepspeed.py'
-    both = tmp_path / 'both.py'
-    both.write_text(
-        f"_base_ = ['{leaf}', '{fragment}']\noptim_wrapper = dict(type='DeepSpeedOptimWrapper')\n"
-    )
-    model = cli.build_model(cli.load_config(str(leaf)))
+    """In one process, also where what the strategy needs is not installed; so is it checked."""
+    both = with_strategy('deepspeed', tmp_path / 'both.py')
+    model = cli.build_model(cli.load_config(str(ROOT / CLS)))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'single.pth')
-    words = [both, tmp_path / 'single.pth', '--work-dir', tmp_path, '--data-root']
-    words += [shapes / 'imagenet', '--cfg-options', 'test_dataloader.num_workers=0']
+    data = ['--work-dir', tmp_path, '--data-root', shapes / 'imagenet']
+    assert 'ready: ' in run('train.py', both, '--check', *data)
+    words = [both, tmp_path / 'single.pth', *data]
+    words += ['--cfg-options', 'test_dataloader.num_workers=0']
     output = run('test.py', *words, 'test_dataloader.persistent_workers=False')
     assert re.search(r'accuracy/top1: \d', output)
 
@@ -112,13 +121,9 @@ def test_sharded_training_resumes(fragment, said, precision, shapes, tmp_path):
 
     The checkpoint was saved once more after an evaluation, and beside a best one.
     """
-    text = f'_base_ = {[str(ROOT / CLS), str(ROOT / f"configs/strategies/{fragment}.py")]}\n'
     if fragment == 'deepspeed':
         pytest.importorskip('deepspeed', reason='DeepSpeed is not installed')
-        kept = [f'{key}=_base_.optim_wrapper.{key}' for key in ('optimizer', 'paramwise_cfg')]
-        kept = ', '.join(["_delete_=True, type='DeepSpeedOptimWrapper'", *kept])
-        text += f'optim_wrapper = dict({kept})\n'
-    (tmp_path / 'config.py').write_text(text)
+    config = with_strategy(fragment, tmp_path / 'config.py')
     data = ['--data-root', shapes / 'imagenet']
     options = [
         *iterations(4),
@@ -134,7 +139,7 @@ def test_sharded_training_resumes(fragment, said, precision, shapes, tmp_path):
 
     def train_sharded(*words):
         env = dict(PORT=free_port(), DS_ACCELERATOR='cpu', VIRTUAL_ENV=sys.prefix)
-        words = [tmp_path / 'config.py', 2, '--work-dir', tmp_path / 'run', *data, *words]
+        words = [config, 2, '--work-dir', tmp_path / 'run', *data, *words]
         return run('dist_train.sh', *words, env=env)
 
     model, start = one_process(tmp_path)
@@ -143,12 +148,12 @@ def test_sharded_training_resumes(fragment, said, precision, shapes, tmp_path):
     whole, last = losses(output), tmp_path / 'run/iter_4.pth'
     assert sorted(whole) == [1, 2, 3, 4]
     assert_trained(model, start, last, 4.2e-3, precision)
-    content, last = torch.load(last, weights_only=False), last.rename(tmp_path / 'last.pth')
+    content, last = torch.load(last, weights_only=True), last.rename(tmp_path / 'last.pth')
     first = tmp_path / 'run/iter_2.pth'
     shutil.copytree(tmp_path / 'run', tmp_path / 'single')
     output = train_sharded('--resume', first, '--cfg-options', *options)
     assert losses(output) == pytest.approx({k: whole[k] for k in (3, 4)}, abs=1e-6)
-    again = torch.load(tmp_path / 'run/iter_4.pth', weights_only=False)
+    again = torch.load(tmp_path / 'run/iter_4.pth', weights_only=True)
     assert again['meta']['iter'] == content['meta']['iter'] == 4
     for key, value in content['state_dict'].items():
         torch.testing.assert_close(again['state_dict'][key], value, atol=1e-7, rtol=1e-5)
@@ -163,7 +168,7 @@ def test_sharded_training_resumes(fragment, said, precision, shapes, tmp_path):
     output = run('train.py', CLS, *words)
     assert sorted(losses(output)) == [3, 4]
     assert '4 images a step (1 x 4 x 1 accumulated) instead of 8' in output
-    alone = torch.load(tmp_path / 'single/iter_4.pth', weights_only=False)
+    alone = torch.load(tmp_path / 'single/iter_4.pth', weights_only=True)
     assert {int(state['step']) for state in alone['optimizer']['state'].values()} == {4}
 
 

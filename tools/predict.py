@@ -370,8 +370,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     else:
         predict(models[0][1], inputs, ids, args)
     if args.out_dir:
-        videos = f' and {len(inputs.videos)} videos' if inputs.videos else ''
-        print(f'drew {len(inputs.images)} images{videos} into {args.out_dir}')
+        counts = dict(images=len(inputs.images), videos=len(inputs.videos))
+        drawn = ' and '.join(f'{count} {name}' for name, count in counts.items() if count)
+        print(f'drew {drawn} into {args.out_dir}')
     for path in filter(None, (args.json, args.label_maps)):
         print(f'wrote {path}')
 

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, ScalableViT, UserError
-from gcvit_mm.visualization import Placement, attention_maps, draw, find_blocks, group_map
+from gcvit_mm.visualization import (
+    AttentionMap,
+    Placement,
+    attention_maps,
+    draw,
+    find_blocks,
+    group_map,
+)
 from support.running import CLS, DET, SEG, one_line_error, run
 
 HEIGHT, WIDTH = 75, 101  # maps of 19 x 26, 10 x 13, 5 x 7, 3 x 4
@@ -486,6 +493,28 @@ def test_tool_rejects_bad_input(shapes, tmp_path):
     foreign += ['model.backbone.depth=18', 'model.neck.in_channels=[64,128,256,512]']
     error = one_line_error(*command, '--attention', '5,3', '--cfg-options', *foreign)
     assert 'ResNet is no backbone of gcvit_mm' in error
+
+
+def test_bar_of_weights(tmp_path):
+    """Right of a panel, as high, from the least colour to the largest; groups have none."""
+    import cv2
+
+    original, placement = np.full((50, 100, 3), 255, np.uint8), Placement((1, 1), (0, 0), (100, 50))
+    values = torch.zeros(5, 10)
+    values[2, 2:5] = torch.tensor([0.5, 0.3, 0.2])
+    heights = []
+    for groups in (0, 4):
+        shown = AttentionMap('x', 'kind', values, values > 0, (10.0, 10.0), 0.0, groups=groups)
+        draw(original, None, [shown], placement, str(tmp_path / 'x.png'))
+        drawn = cv2.imread(str(tmp_path / 'x.png'))
+        right = drawn[:, int(0.8 * drawn.shape[1]) :].astype(int)
+        coloured = np.ptp(right, axis=-1) > 60
+        heights.append(coloured.any(1).sum() / drawn.shape[0])
+        if not groups:
+            rows = coloured.any(1).nonzero()[0]
+            top, bottom = (right[row][coloured[row]].mean(0) for row in rows[[3, -4]])
+            assert top[1] > top[0] and bottom[0] > bottom[2] and bottom[0] > bottom[1]  # BGR
+    assert heights[0] > 0.5 and heights[1] == 0
 
 
 @pytest.mark.parametrize('given', ['middle', '5', '5,', '5;3', '-1,3', '1.5,3', '1,2,3'])

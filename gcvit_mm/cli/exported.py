@@ -41,7 +41,8 @@ def open_exported(path: str) -> Tuple[Config, FileModel, dict]:
         )
     )
     init_default_scope(cfg.default_scope)
-    return cfg, model, dict(classes=facts['classes'], palette=facts['palette'])
+    palette = facts['palette'] and [tuple(colour) for colour in facts['palette']]
+    return cfg, model, dict(classes=facts['classes'], palette=palette)
 
 
 def evaluate_exported(cfg: Config, args: Any) -> None:

@@ -8,5 +8,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_delete_=True, **_base_.backbone), neck=dict(in_channels=_base_.channels)
+    backbone=dict(_delete_=True, drop_path_rate=0.0, **_base_.backbone),
+    neck=dict(in_channels=_base_.channels),
 )

@@ -1,3 +1,4 @@
 _base_ = './mask_gg_t_1x.py'
 
-model = dict(backbone=dict(arch='small'))
+# Of S, Swin's authors have 3x only.
+model = dict(backbone=dict(arch='small', drop_path_rate=0.2))

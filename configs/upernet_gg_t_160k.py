@@ -8,7 +8,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_base_.backbone, drop_path_rate=0.3),
+    backbone=dict(drop_path_rate=0.3, **_base_.backbone),
     decode_head=dict(in_channels=_base_.channels),
     auxiliary_head=dict(in_channels=_base_.channels[2]),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),

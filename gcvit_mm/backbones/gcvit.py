@@ -32,6 +32,8 @@ from .base import BackboneArgs, BaseBackbone
 
 Size = Tuple[int, int]
 GLOBAL_QUERIES = ('shared', 'own', 'none')
+# Archs of Table 5 that come with another query than the shared one
+OTHER_QUERIES = dict(tiny_no_gsa='none', tiny_no_share='own')
 # MB blocks in the query generator of each stage (v1 of the paper, section 2.2)
 QUERY_BLOCKS = (3, 2, 1, 1)
 
@@ -190,6 +192,8 @@ def _archs() -> dict:
         xtiny=dict(tiny, depths=(3, 4, 6, 5), drop_path_rate=0.2),
         tiny=dict(tiny, depths=(3, 4, 19, 5), drop_path_rate=0.2),
         tiny2=dict(tiny, depths=(3, 4, 29, 5), drop_path_rate=0.25),
+        tiny_no_gsa=dict(tiny, depths=(3, 4, 18, 5), drop_path_rate=0.2),
+        tiny_no_share=dict(tiny, depths=(3, 4, 17, 5), drop_path_rate=0.2),
         small=dict(small, depths=(3, 4, 19, 5), drop_path_rate=0.3),
         small2=dict(small, depths=(3, 4, 23, 5), drop_path_rate=0.35, mlp_ratio=3.0),
         base=dict(base, depths=(3, 4, 19, 5), drop_path_rate=0.5),
@@ -209,7 +213,9 @@ class GCViT(BaseBackbone):
         arch: One of ``arch_zoo`` (spec: arXiv 2206.09959, Table S.2, and the released
             models), or a dict with the same keys: ``embed_dims`` (of stage 0, doubled from
             stage to stage), ``depths``, ``num_heads``, ``mlp_ratio``, ``layer_scale``,
-            ``window_size``, ``drop_path_rate``.
+            ``window_size``, ``drop_path_rate``. 'tiny_no_gsa' and 'tiny_no_share' are the rows
+            'w/o G-SA' and 'w/o global share' of v1's Table 5: as large as 'tiny', with one and two
+            blocks fewer in stage 2 (how they were tailored, the paper does not say).
         window_size: One int, or one entry a stage, each an int or ``(height, width)``; in
             tokens. Default: that of the arch.
         query_pools: Max poolings in the query generator of each stage. (3, 2, 0, 0) is what
@@ -217,7 +223,8 @@ class GCViT(BaseBackbone):
             maps to stride 32, as the released detection code does with windows of 24.
         global_query: 'shared': one query a stage for all its global blocks. 'own': a
             generator for every global block, run on its input. 'none': all blocks local.
-            The last two are rows of the paper's Tables 5 and S.1.
+            Default: 'shared'; of 'tiny_no_gsa' 'none', of 'tiny_no_share' 'own'. With 'tiny' the
+            last two are the rows 'v2' of Table S.1.
         rel_pos_bias: Learned relative position bias (``False``: row 'w/o pos.').
         overlap_patches: 3x3 convolutions in the stem instead of 2x2 patches side by side
             (``False``: row 'w/o over.').
@@ -247,7 +254,7 @@ class GCViT(BaseBackbone):
         arch: Union[str, dict] = 'tiny',
         window_size: Union[int, Sequence[Union[int, Size]], None] = None,
         query_pools: Sequence[int] = (3, 2, 0, 0),
-        global_query: str = 'shared',
+        global_query: Optional[str] = None,
         rel_pos_bias: bool = True,
         overlap_patches: bool = True,
         mask_padding: bool = False,
@@ -256,6 +263,8 @@ class GCViT(BaseBackbone):
     ) -> None:
         super().__init__(arch, **common)
         settings, norm_cfg = self.arch_settings, self.norm_cfg
+        if global_query is None:
+            global_query = OTHER_QUERIES.get(self.arch, 'shared')
         if global_query not in GLOBAL_QUERIES:
             raise ValueError(f'global_query must be one of {GLOBAL_QUERIES}, got {global_query!r}')
         pools = self.per_stage(query_pools, 'query_pools')

@@ -119,6 +119,8 @@ CLASSIFIER_COUNTS = {
     'large_384': 202_860_610,
     'large_512': 203_795_362,
 }
+# Archs of the rows that Table 5 of v1 has 'tailored' to 28 M, and the queries of their blocks.
+TAILORED = {'tiny_no_gsa': 'none', 'tiny_no_share': 'own'}
 
 
 @pytest.mark.parametrize('name', DENSE_COUNTS)
@@ -139,7 +141,26 @@ def test_parameters_of_classifiers(name):
 
 def test_every_variant_is_counted():
     """A new arch needs a number here."""
-    assert set(GCViT.arch_zoo) == set(CLASSIFIER_COUNTS)
+    assert set(GCViT.arch_zoo) == set(CLASSIFIER_COUNTS) | set(TAILORED)
+
+
+@pytest.mark.parametrize('name', TAILORED)
+def test_tailored_archs(name):
+    """As few blocks less than T in stage 2 as give the printed 28 M: one more makes it 29 M."""
+    blocks = GCViT.arch_zoo[name]['depths'][2]
+    arch = dict(GCViT.arch_zoo['tiny'], depths=(3, 4, blocks + 1, 5))
+    with torch.device('meta'):
+        longer = GCViT(arch, global_query=TAILORED[name], out_indices=(3,))
+    counts = [count(on_meta(name, out_indices=(3,))), count(longer)]
+    assert [round((c + 513 * 1000) / 1e6) for c in counts] == [28, 29]
+
+
+@pytest.mark.parametrize('name', TAILORED)
+def test_tailored_archs_bring_their_queries(name):
+    """Unless others are asked for."""
+    kinds = {kind: count(on_meta(name, global_query=kind)) for kind in ('shared', 'own', 'none')}
+    assert count(on_meta(name)) == kinds[TAILORED[name]]
+    assert len(set(kinds.values())) == 3
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ MACS = {
 
 
 def config(name):
-    """A classification config of this package."""
-    return read_config(f'cls_{name}')
+    """A classification config of this package, also of the ablations."""
+    return read_config(name if '/' in name else f'cls_{name}')
 
 
 # ---------------------------------------------------------------------- configs
@@ -108,6 +108,10 @@ def rates_of(cfg, epochs, steps=10):
 
 SCHEDULES = {
     'gcvit_t_300e': dict(t_initial=310, lr_min=5e-6, warmup_t=20, warmup_lr_init=1e-6),
+    'ablations/gcvit_table2_t': dict(t_initial=300, lr_min=5e-6, warmup_t=20, warmup_lr_init=1e-6),
+    'ablations/gg_table4a_adaptive': dict(
+        t_initial=80, lr_min=1e-5, warmup_t=20, warmup_lr_init=1e-6, warmup_prefix=True
+    ),
     'scalablevit_s_300e': dict(t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6),
     'ggdeit_t_300e': dict(t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6),
     'gg_t_300e': dict(

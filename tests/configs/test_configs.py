@@ -1,16 +1,18 @@
 """Every leaf config: its name and its consistency. Its size: test_model_zoo.py."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from gcvit_mm.planning.complexity import build_on_meta, count_parameters
 from support.configs import CONFIGS, read_config
 
 pytest.importorskip('mmdet')
-pytest.importorskip('mmseg')
+mmseg = pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
 
 import model_zoo
@@ -180,7 +182,35 @@ def test_builds_and_fits(leaf):
                 excepted = excepted and not n.startswith('decode_head')
             assert (id(p) in undecayed) == bool(excepted), n
         return
-    names = [n for n, p in model.named_parameters() if id(p) in undecayed]
-    tables = [n for n, _ in model.named_parameters() if 'relative_position_bias_table' in n]
-    assert names and set(tables) <= set(names)
-    assert all('norm' in n or 'relative_position_bias_table' in n for n in names)
+    exceptions = r'norm|relative_position_bias_table'
+    if '_scalablevit_' in name:  # as Twins
+        exceptions = r'never' if name.endswith(('1x', '80k')) else r'norm|\.peg\.'
+    for n, p in model.named_parameters():
+        assert (id(p) in undecayed) == bool(re.search(exceptions, n)), n
+
+
+@pytest.mark.parametrize(
+    ('ours', 'theirs'),
+    [
+        ('upernet_scalablevit_s_160k', 'twins_svt-s_uperhead_8xb2-160k_ade20k-512x512.py'),
+        ('semfpn_scalablevit_s_80k', 'twins_svt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512.py'),
+    ],
+)
+def test_scalablevit_is_trained_as_twins(ours, theirs):
+    """Rate, decay and what is excepted from it, as mmseg has them for Twins."""
+    folder = Path(mmseg.__file__).parent / '.mim/configs/twins'
+    ours, theirs = read_config(ours).optim_wrapper, Config.fromfile(folder / theirs).optim_wrapper
+    for key in ('type', 'lr', 'weight_decay'):
+        assert ours.optimizer[key] == theirs.optimizer[key]
+    names = {'.peg.': 'pos_block'}
+    rules = [w.get('paramwise_cfg', {}).get('custom_keys', {}) for w in (ours, theirs)]
+    assert {names.get(key, key): rule for key, rule in rules[0].items()} == rules[1]
+
+
+def test_gg_is_trained_as_swin_in_detection():
+    """Drop path and warm-up of the 1x configs of Swin's authors, who have S in 3x only."""
+    rates = dict(mask_gg_t_1x=0.1, cascade_gg_t_1x=0.0, mask_gg_s_1x=0.2, cascade_gg_s_1x=0.2)
+    for name, rate in rates.items():
+        cfg = read_config(name)
+        assert cfg.model.backbone.drop_path_rate == rate
+        assert cfg.param_scheduler[0].type == 'LinearLR' and cfg.param_scheduler[0].end == 500

@@ -1,9 +1,10 @@
-"""The page of models is what tools/model_zoo.py makes of all configs, and near the papers."""
+"""The pages of models and of papers are what the tools make of all configs, near the papers."""
 
 import re
 
 import pytest
 
+from support.ablations import COUNTS
 from support.running import ROOT
 
 pytest.importorskip('mmdet')
@@ -11,6 +12,8 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
 
 import model_zoo
+import papers
+from mmengine.config import Config
 
 ENTRIES = model_zoo.read_entries()
 LEAVES = [p.stem for p in sorted((ROOT / 'configs').glob('*.py')) if not p.stem.endswith('shapes')]
@@ -59,3 +62,43 @@ def test_parameters_are_near_the_papers(rows):
     values = {name: value for name, value in values.items() if value is not None}
     assert len(values) >= 25
     assert {name: value for name, value in values.items() if not abs(value) < 2} == {}
+
+
+# ---------------------------------------------------------------- papers
+@pytest.fixture(scope='module')
+def read():
+    """The papers with their rows."""
+    return papers.read_papers()
+
+
+@pytest.fixture(scope='module')
+def rows_of_papers(rows, read):
+    """All rows, counted; those of the page of models not again."""
+    counted = {
+        model_zoo.identify(Config.fromfile(ROOT / 'configs' / f'{row.name}.py'), row.size): (
+            row.parameters,
+            row.macs,
+            row.macs_without,
+        )
+        for row in rows
+    }
+    return papers.count_rows(papers.rows_of(read), counted)
+
+
+def test_page_of_papers_is_up_to_date(read, rows_of_papers):
+    """The page is what configs, papers.yml and metafiles make; large differences are explained."""
+    papers.check_notes(rows_of_papers)
+    page = papers.document(read, rows_of_papers)
+    assert papers.DOCUMENT.read_text() == page, 'run python tools/papers.py'
+
+
+def test_ablations_are_as_large_as_prototypes(rows_of_papers):
+    """MACs of classifiers within 0.6% of counts from elsewhere; of GPViT without neck and head."""
+    left = {name for name, counts in COUNTS.items() if counts[1]}
+    for row in rows_of_papers:
+        name = row.entry['Config'].partition('ablations/')[2]
+        if name in left:
+            left.remove(name)
+            neck = 0.04 if name.startswith('gpvit') and 'vit_d' not in name else 0
+            assert row.counts.macs - neck == pytest.approx(COUNTS[name][1], rel=0.006), name
+    assert not left

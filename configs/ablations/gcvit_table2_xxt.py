@@ -1,0 +1,3 @@
+_base_ = './gcvit_table2_t.py'
+
+model = dict(backbone=dict(arch='xxtiny'))

@@ -1,0 +1,4 @@
+# LePE attn; Table 7: LePE, None.
+_base_ = '../cls_gpvit_l1_300e.py'
+
+model = dict(backbone=dict(global_attn='none'))

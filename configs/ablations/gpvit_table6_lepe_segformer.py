@@ -1,0 +1,9 @@
+# LePE attn, on ADE20K, from the classifier of the row.
+_base_ = '../segformer_gpvit_l1_160k.py'
+
+model = dict(
+    backbone=dict(
+        global_attn='none',
+        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/gpvit_table6_lepe/epoch_300.pth'),
+    )
+)

@@ -1,0 +1,11 @@
+# ViT-D216-P8, on ADE20K, from the classifier of the row.
+_base_ = '../segformer_gpvit_l1_160k.py'
+
+model = dict(
+    backbone=dict(
+        arch='D216',
+        init_cfg=dict(
+            type='Pretrained', checkpoint='work_dirs/gpvit_table6_vit_d216_p8/epoch_300.pth'
+        ),
+    )
+)

@@ -1,0 +1,4 @@
+# Window attn; Table 7: Window, None.
+_base_ = '../cls_gpvit_l1_300e.py'
+
+model = dict(backbone=dict(local_attn='window', global_attn='none'))

@@ -1,0 +1,11 @@
+# LePE, Conv, on ADE20K, from the classifier of the row.
+_base_ = '../segformer_gpvit_l1_160k.py'
+
+model = dict(
+    backbone=dict(
+        global_attn='conv',
+        init_cfg=dict(
+            type='Pretrained', checkpoint='work_dirs/gpvit_table7_lepe_conv/epoch_300.pth'
+        ),
+    )
+)

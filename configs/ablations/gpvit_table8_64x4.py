@@ -1,0 +1,4 @@
+# {64, 64, 64, 64} group tokens.
+_base_ = '../cls_gpvit_l1_300e.py'
+
+model = dict(backbone=dict(groups=(64, 64, 64, 64)))

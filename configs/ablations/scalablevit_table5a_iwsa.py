@@ -1,0 +1,4 @@
+# IWSA in all blocks.
+_base_ = '../cls_scalablevit_s_300e.py'
+
+model = dict(backbone=dict(attn_kinds=('iwsa', 'iwsa')))

@@ -1,0 +1,11 @@
+# SSA in all blocks, on ADE20K, from the classifier of the row.
+_base_ = '../semfpn_scalablevit_s_80k.py'
+
+model = dict(
+    backbone=dict(
+        attn_kinds=('ssa', 'ssa'),
+        init_cfg=dict(
+            type='Pretrained', checkpoint='work_dirs/scalablevit_table5a_ssa/epoch_300.pth'
+        ),
+    )
+)

@@ -1,0 +1,4 @@
+# SWSA & SSA.
+_base_ = '../cls_scalablevit_s_300e.py'
+
+model = dict(backbone=dict(attn_kinds=('swsa', 'ssa')))

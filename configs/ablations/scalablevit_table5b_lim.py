@@ -1,0 +1,4 @@
+# LIM alone.
+_base_ = '../cls_scalablevit_s_300e.py'
+
+model = dict(backbone=dict(peg=False))

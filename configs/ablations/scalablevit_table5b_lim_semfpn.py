@@ -1,0 +1,11 @@
+# LIM alone, on ADE20K, from the classifier of the row.
+_base_ = '../semfpn_scalablevit_s_80k.py'
+
+model = dict(
+    backbone=dict(
+        peg=False,
+        init_cfg=dict(
+            type='Pretrained', checkpoint='work_dirs/scalablevit_table5b_lim/epoch_300.pth'
+        ),
+    )
+)

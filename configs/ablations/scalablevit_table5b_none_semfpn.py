@@ -1,0 +1,12 @@
+# Neither PEG nor LEM nor LIM, on ADE20K, from the classifier of the row.
+_base_ = '../semfpn_scalablevit_s_80k.py'
+
+model = dict(
+    backbone=dict(
+        interaction='none',
+        peg=False,
+        init_cfg=dict(
+            type='Pretrained', checkpoint='work_dirs/scalablevit_table5b_none/epoch_300.pth'
+        ),
+    )
+)

@@ -1,0 +1,4 @@
+# PEG alone.
+_base_ = '../cls_scalablevit_s_300e.py'
+
+model = dict(backbone=dict(interaction='none'))

@@ -42,7 +42,6 @@ CHANGES = {
     'mask_gg_t_1x': small('gg', PYRAMID),
     'cascade_gcvit_t_3x': small('gcvit', PYRAMID),
     'retinanet_gpvit_l1_1x': small('gpvit_adapter', (24, 24, 24), num_interactions=1),
-    'retinanet_scalablevit_s_1x': small('scalablevit', PYRAMID[1:]),
     'dino_gcvit_t_1x': small('gcvit', PYRAMID[1:]),
 }
 
@@ -61,11 +60,9 @@ def exported(name, path, uint8=False, fixed=False, opset=17):
 
 # Takes bytes; the least opset.
 CASES = {
-    'mask_gcvit_xxt_shapes': (True, 17),
-    'mask_gg_t_1x': (False, 16),
+    'mask_gcvit_xxt_shapes': (True, 16),
     'cascade_gcvit_t_3x': (False, 17),
     'retinanet_gpvit_l1_1x': (False, 17),
-    'retinanet_scalablevit_s_1x': (False, 14),
     'dino_gcvit_t_1x': (True, 16),
 }
 

@@ -100,6 +100,7 @@ TORCH = {
     '_iterator',
     '_load_from_state_dict',
     '_modules',
+    '_replace',  # of every NamedTuple
     '_roi_align_backward',
     '_compiled',  # of gcvit_mm.ops
 }

@@ -15,6 +15,7 @@ import os.path as osp
 from typing import Any, List, Optional
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 
 from gcvit_mm import UserError, cli
@@ -60,7 +61,6 @@ def draw_into(cfg: Config, folder: str) -> None:
         hook.update(draw=True, test_out_dir=folder)
     elif cfg.default_scope == 'mmseg':
         hook.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = folder
     else:
         hook.update(enable=True, interval=1, out_dir=folder)
 
@@ -78,10 +78,31 @@ def check_drawn(dataset: Any, folder: str) -> None:
             raise UserError(f'--show-dir {folder} is where {path} lies: name another folder')
 
 
-def take_bgr(visualizer: Any) -> None:
-    """Let mmpretrain's visualizer, which expects RGB, take the BGR images of its own hook."""
-    draw = visualizer.visualize_cls
-    visualizer.visualize_cls = lambda image, **options: draw(image[..., ::-1], **options)
+def draw_whole(visualizer: Any, folder: str) -> None:
+    """Let drawn images be written whole or end the test, and all of them into the folder.
+
+    mmseg's hook names no file, and its backend says nothing of one that was not written;
+    mmpretrain's visualizer expects RGB, but its own hook has BGR. Only the first process draws.
+    """
+    if not is_main_process():
+        return
+    if hasattr(visualizer, 'visualize_cls'):
+        draw_class = visualizer.visualize_cls
+
+        def visualize_cls(image: Any, *args: Any, out_file: str, **options: Any) -> None:
+            with cli.whole_output(out_file) as partial:
+                draw_class(image[..., ::-1], *args, out_file=partial, **options)
+
+        visualizer.visualize_cls = visualize_cls
+        return
+    draw = visualizer.add_datasample
+
+    def add_datasample(name: str, *args: Any, **options: Any) -> None:
+        path = options.pop('out_file', None) or osp.join(folder, f'{osp.splitext(name)[0]}.png')
+        with cli.whole_output(path) as partial:
+            draw(name, *args, out_file=partial, **options)
+
+    visualizer.add_datasample = add_datasample
 
 
 def augment(cfg: Config) -> None:
@@ -128,9 +149,9 @@ def main(argv: Optional[List[str]] = None) -> None:
 def test(cfg: Config, args: argparse.Namespace) -> None:
     """Build what the config describes and test it."""
     runner = cli.build_runner(cfg)
-    if args.show_dir and cfg.default_scope == 'mmpretrain':
-        take_bgr(runner.visualizer)
     if args.show_dir:
+        cli.make_folder(args.show_dir, '--show-dir ')
+        draw_whole(runner.visualizer, args.show_dir)
         check_drawn(runner.test_dataloader.dataset, args.show_dir)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))

@@ -13,7 +13,7 @@ import torch
 
 from gcvit_mm import GCViT, UserError, cli
 from support.gcvit_reference import nvlabs_classifier_state
-from support.running import CLS, ROOT
+from support.running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error
 
 
 def tool(name):
@@ -109,6 +109,24 @@ def test_full_disk_leaves_no_empty_image(checkpoint, image, tmp_path, monkeypatc
         tool('predict')(words)
     assert os.listdir(tmp_path / 'out') == ['a.png']
     assert (tmp_path / 'out' / 'a.png').read_bytes() == drawn
+
+
+@pytest.mark.parametrize('config', [DET, SEG, CLS])
+def test_full_disk_under_show_dir(config, shapes, tmp_path, monkeypatch):
+    """The first image that cannot be drawn ends the test, with its name; nothing of it is left."""
+    model = cli.build_model(cli.load_config(str(ROOT / config)))
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'ck.pth')
+
+    def full(image, path, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(mmcv, 'imwrite', full)
+    words = [config, tmp_path / 'ck.pth', '--work-dir', tmp_path / 'run', '--data-root']
+    words += [shapes / FOLDERS[config], '--show-dir', tmp_path / 'drawn', '--cfg-options']
+    words += ['test_dataloader.num_workers=0']
+    error = one_line_error('test.py', *words)
+    assert f'cannot write {tmp_path}/drawn/' in error and 'No space left on device' in error
+    assert os.listdir(tmp_path / 'drawn') == []
 
 
 def test_show_dir_is_not_the_folder_of_the_data(checkpoint, shapes, tmp_path):

@@ -94,7 +94,7 @@ def _whole(row: dict, table: dict, entries: dict, where: str) -> dict:
     if not (ROOT / 'configs' / f'{row.get("Config")}.py').is_file():
         raise UserError(f'{where}, {row.get("Row")}: there is no config {row.get("Config")}')
     known = entries.get(row['Config'], {}).get('Published', {})
-    return {**known, **table.get('Defaults', {}), **row}
+    return {**known, **table.get('Defaults', {}), **row, 'Own note': 'Note' in row}
 
 
 def rows_of(papers: list[dict]) -> list[dict]:
@@ -199,10 +199,10 @@ def document(papers: list[dict], rows: list[Row]) -> str:
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    """What explains differences, each once, with its rows; nothing where there is none."""
+    """What rows say, and what metafiles say of large differences; each once, with its rows."""
     notes: dict[str, list[str]] = {}
     for row in rows:
-        if model_zoo.is_far(row.counts):
+        if row.entry['Own note'] or model_zoo.is_far(row.counts):
             notes.setdefault(row.entry['Note'], []).append(row.entry['Row'])
     lines = [f'- {"; ".join(dict.fromkeys(names))}: {note}' for note, names in notes.items()]
     return [*lines, ''] if lines else []

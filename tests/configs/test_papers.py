@@ -167,15 +167,23 @@ def test_check_fails_on_an_old_page(example):
     ],
 )
 def test_large_differences_need_a_note(example, figures):
-    """Of the parameters, or of that count of FLOPs which is compared; others show none."""
-    near = 'Parameters (M): 28, FLOPs (G): 4.4'
-    example.write_text(ENTRY.replace(near, figures))
+    """Of the parameters, or of that count of FLOPs which is compared."""
+    text = ENTRY.replace('Parameters (M): 28, FLOPs (G): 4.4', figures)
+    example.write_text(text)
     with pytest.raises(UserError, match=r'T \(cls_gg_t_300e\): our counts are far'):
         papers.main([])
-    for text, shown in ((figures, True), (near, False)):
-        example.write_text(ENTRY.replace(near, f'{text}, Note: Cut.'))
+    example.write_text(text.replace('top-1', 'Note: Cut., top-1'))
+    papers.main([])
+    assert '- T: Cut.' in papers.DOCUMENT.read_text()
+
+
+def test_notes_of_metafiles_explain_differences_only(example):
+    """GPViT-L1 has one about its parameters, which is left out where they are not printed."""
+    for printed, shown in (('9.3', True), ('null', False)):
+        text = ENTRY.replace('cls_gg_t_300e', 'cls_gpvit_l1_300e').replace('28', printed)
+        example.write_text(text.replace('4.4', 'null'))
         papers.main([])
-        assert ('- T: Cut.' in papers.DOCUMENT.read_text()) == shown
+        assert ('- T: The printed 9.3 M' in papers.DOCUMENT.read_text()) == shown
 
 
 @pytest.mark.parametrize(

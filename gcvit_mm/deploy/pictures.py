@@ -46,7 +46,10 @@ def read(source: Any) -> np.ndarray:
         UserError: If it cannot be decoded, or is no such array.
     """
     if isinstance(source, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(source).convert('RGB'))
+        image = ImageOps.exif_transpose(source)
+        if image.mode.startswith('I'):  # 16 bits of gray, which convert() would cut off at 255
+            return read((np.asarray(image) >> 8).astype(np.uint8))
+        return np.asarray(image.convert('RGB'))
     if isinstance(source, np.ndarray):
         array = source[..., None].repeat(3, 2) if source.ndim == 2 else source
         if array.ndim != 3 or array.dtype != np.uint8 or not array.size:

@@ -268,9 +268,12 @@ def _size(image: Any) -> Tuple[int, int]:
 
 
 def open_session(
-    path: str, threads: int = 0, providers: Sequence[str] = ('CPUExecutionProvider',)
+    path: str,
+    threads: int = 0,
+    providers: Sequence[str] = ('CPUExecutionProvider',),
+    content: Optional[bytes] = None,
 ) -> Any:
-    """Read a file with onnxruntime.
+    """Read a file with onnxruntime, or its content.
 
     Raises:
         UserError: If onnxruntime is missing, or cannot.
@@ -285,7 +288,7 @@ def open_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(path, options, providers=list(providers))
+        return onnxruntime.InferenceSession(content or path, options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors have no common class of their own
         raise UserError(f'{path}: onnxruntime cannot read it: {first_line(error)}') from error
 

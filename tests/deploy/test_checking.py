@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from gcvit_mm import UserError
-from gcvit_mm.deploy.checking import Agreement, box_ious, compare, drawn_picture, mask_iou
+from gcvit_mm.deploy.checking import Agreement, box_ious, compare, drawn_picture, mask_iou, ranked
 
 FACTS = dict(score_thr=0.05, max_per_img=100, iou_thr=0.5)
 
@@ -107,3 +108,14 @@ def test_drawn_pictures():
     assert picture.shape == (33, 250, 3) and picture.dtype == np.uint8 and picture.std() > 20
     assert not np.array_equal(picture, drawn_picture(33, 250, 1))
     assert drawn_picture(1, 1).shape == (1, 1, 3)
+
+
+def test_ranks_of_dino():
+    """Those of a file are taken where they are right but for rounding, and nowhere else."""
+    scores = torch.tensor([[0.1, 0.5, 0.50001, 0.9, 0.2]])
+    with ranked(np.array([[3, 1, 2]])):
+        assert torch.topk(scores, k=3, dim=1)[1].tolist() == [[3, 1, 2]]
+        assert torch.topk(scores, 2, 1)[1].tolist() == [[3, 2]]
+    with ranked(np.array([[3, 2, 4]])):
+        assert torch.topk(scores, 3, 1)[1].tolist() == [[3, 2, 1]]
+    assert torch.topk(scores, 3, 1)[1].tolist() == [[3, 2, 1]]

@@ -45,7 +45,7 @@ def build_runner(cfg: Config) -> Runner:
     if isinstance(runner, (Runner, FlexibleRunner)):
         guard(runner)
         runner.register_hook(RunReport())
-        if is_main_process() and sys.stdout.isatty():
+        if is_main_process() and sys.stdout and sys.stdout.isatty():  # it may be closed
             runner.register_hook(ProgressBar())
     return runner
 

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS
 
 from ..messages import described
+from ..visualization.room import room_for_text
 from .datasets import find_datasets
-from .images import room_for_text
 from .pipeline import check_dataset
 from .report import Report
 

@@ -73,8 +73,8 @@ class Predictor:
         """Predict images.
 
         Args:
-            images: A file, a folder (the images in it, by name), a pattern ('data/*.jpg'), an array
-                (H, W, 3) of bytes in RGB, or several of these.
+            images: A file, a folder (the images in it, by name), a pattern (``data/*.jpg``), an
+                array (H, W, 3) of bytes in RGB, or several of these.
             score_thr: Least score of a box that is kept.
 
         Returns:

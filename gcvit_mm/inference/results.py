@@ -15,10 +15,10 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData, PixelData
 
 from ..cli.outputs import check_output, make_folder, whole_output
-from ..datacheck.images import enlargement, room_for_text
 from ..datacheck.report import some
 from ..errors import UserError
 from ..messages import described, printable
+from ..visualization.room import enlargement, room_for_text
 
 Path = Union[str, 'os.PathLike[str]']
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mmdet.visualization import DetLocalVisualizer
 
-from ..datacheck.images import enlargement
+from .room import enlargement
 
 INSTANCES = ('gt_instances', 'pred_instances')
 MAPS = ('gt_sem_seg', 'pred_sem_seg', 'gt_panoptic_seg', 'pred_panoptic_seg')

@@ -150,7 +150,7 @@ def test_the_tool(mask):
     assert facts['prepare'][0]['scale_factor'] == [1.0, 1.0]
 
 
-def tested(model, shapes, folder, *options):
+def evaluated(model, shapes, folder, *options):
     """Bounding box and mask AP that tools/test.py prints."""
     loader = 'test_dataloader'
     words = ['--work-dir', folder, '--data-root', shapes / 'coco', '--cfg-options', FEWER]
@@ -173,8 +173,8 @@ def test_the_metric_of_the_config(mask, shapes, tmp_path):
     truth['annotations'] = found['annotations']
     path.write_text(json.dumps(truth))
     options = [f'test_evaluator.ann_file={path}', f'test_dataloader.dataset.ann_file={path}']
-    by_file = tested(folder / 'model.onnx', shapes, tmp_path / 'run', *options)
-    by_torch = tested(folder / 'model.pth', shapes, tmp_path / 'run', *options)
+    by_file = evaluated(folder / 'model.onnx', shapes, tmp_path / 'run', *options)
+    by_torch = evaluated(folder / 'model.pth', shapes, tmp_path / 'run', *options)
     assert min(by_torch) > 0.9 and by_file == pytest.approx(by_torch, abs=0.001)
 
 

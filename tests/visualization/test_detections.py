@@ -13,9 +13,9 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.registry import VISUALIZERS
 
-from gcvit_mm.datacheck.images import enlargement
 from gcvit_mm.visualization import detections
 from gcvit_mm.visualization.detections import ReadableVisualizer, enlarged, free_place
+from gcvit_mm.visualization.room import enlargement
 
 
 def overlap(a, b):

@@ -5,15 +5,15 @@ import os.path as osp
 import sys
 from functools import partial
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Callable, List, Optional
 
 from mmengine import hub
 from mmengine.config import Config
 
 from .errors import UserError
+from .ops.standin import spec_and_then
 
 PREFIX = 'gcvit_mm::'
 MODEL_HUB = 'mmpretrain.apis.model'
@@ -98,16 +98,7 @@ class Finder(MetaPathFinder):
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[ModuleSpec]:
         """Find that module; None for others."""
-        spec = PathFinder.find_spec(name, path) if name == MODEL_HUB else None
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                _add_classifiers(module)
-
-            setattr(spec.loader, 'exec_module', exec_module)  # noqa: B010
-        return spec
+        return spec_and_then(name, path, _add_classifiers) if name == MODEL_HUB else None
 
 
 def _add_classifiers(module: Any) -> None:

@@ -60,7 +60,7 @@ class ModelInfo:
         data: What the config trains on.
         parameters: Of the whole model, counted.
         flops: Multiply-accumulates of one image at the size in docs/model_zoo.md, counted; None
-            where they are not.
+            for a backbone.
         published: What the authors print, such as ``{'box AP': 46.5}``. **Not measured with this
             code.**
         weights: Address of released weights, for ``create(name, pretrained=True)``.
@@ -204,7 +204,7 @@ def _configs() -> Tuple[ModelInfo, ...]:
                 TASKS[name.split('_')[0]],
                 metadata['Training Data'],
                 metadata['Parameters'],
-                metadata.get('FLOPs'),
+                metadata['FLOPs'],
                 {key: published[key] for key in RESULTS if key in published},
             )
         )

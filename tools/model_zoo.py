@@ -38,7 +38,7 @@ INDEX = ROOT / 'model-index.yml'
 DOCUMENT = ROOT / 'docs' / 'model_zoo.md'
 METAFILES = sorted((ROOT / 'configs' / 'metafiles').glob('*.yml'))
 # What a metafile has of the counts, at the end of its Metadata.
-COUNTED = re.compile(r'(, Parameters: \d+)?(, FLOPs: \d+)?}$')
+COUNTED = re.compile(r'(, Parameters: \d+, FLOPs: \d+)?}$')
 # Collections, which mim searches by their short names, as the page calls them.
 TITLES = dict(gcvit='GC ViT', scalablevit='ScalableViT', gg='GG-Transformer', gpvit='GPViT')
 LIMITS = (2, 5)  # differences in % of parameters and FLOPs above which a sentence is needed
@@ -203,17 +203,25 @@ def header(data: str) -> list[str]:
     ]
 
 
+def flops_cells(row: Row, usual: str) -> list[str]:
+    """Return our two counts, that which the paper's is compared with in bold, and the paper's.
+
+    Args:
+        row: The row.
+        usual: Size at which FLOPs are counted where no other is named.
+    """
+    paper = str(row.published.get('FLOPs (G)', '-'))
+    ours = [
+        f'**{_giga(value)}**' if value == row.compared and paper != '-' else _giga(value)
+        for value in (row.macs, row.macs_without)
+    ]
+    return [*ours, paper if row.size == usual else f'{paper} at {row.size}']
+
+
 def cells(row: Row) -> list[str]:
     """Return the columns of a row."""
     data = row.entry['Metadata']['Training Data']
     usual, _, metrics = DATA[data]
-    flops = str(row.published.get('FLOPs (G)', '-'))
-    if row.size != usual:
-        flops += f' at {row.size}'
-    ours = [
-        f'**{_giga(value)}**' if value == row.compared and flops[0] != '-' else _giga(value)
-        for value in (row.macs, row.macs_without)
-    ]
     parameters, macs = map(_percent, differences(row))
     measured = [str(result['Metrics']) for result in row.entry.get('Results', [])]
     return [
@@ -222,8 +230,7 @@ def cells(row: Row) -> list[str]:
         f'{row.parameters:.2f}',
         str(row.published.get('Parameters (M)', '-')),
         parameters,
-        *ours,
-        flops,
+        *flops_cells(row, usual),
         macs,
         ' / '.join(str(row.published[key]) for key in metrics if key in row.published) or '-',
         ', '.join(measured) or 'no',
@@ -255,13 +262,14 @@ def document(rows: list[Row]) -> str:
                 continue
             titles = header(data)
             lines += [f'### {title}, {data}: FLOPs at {usual}', '']
-            lines += [_line(titles), _line(['---', '---'] + ['--:'] * (len(titles) - 3) + ['---'])]
-            lines += [_line(cells(row)) for row in table]
+            rule = ['---', '---', *['--:'] * (len(titles) - 3), '---']
+            lines += [table_line(titles), table_line(rule)]
+            lines += [table_line(cells(row)) for row in table]
             lines += ['', *_remarks(table)]
     return '\n'.join(lines).rstrip() + '\n'
 
 
-def _line(values: list[str]) -> str:
+def table_line(values: list[str]) -> str:
     return f'| {" | ".join(values)} |'
 
 
@@ -287,9 +295,8 @@ def with_counts(metafile: str, rows: list[Row]) -> str:
             name = line.split(': ')[1]
         if line.startswith('    Metadata: {') and name in counts:
             row = counts[name]
-            fields = f', Parameters: {round(row.parameters * 1e6)}'
-            fields += '' if row.macs is None else f', FLOPs: {round(row.macs * 1e9)}'
-            line = COUNTED.sub('', line) + fields + '}'
+            fields = f'Parameters: {round(row.parameters * 1e6)}, FLOPs: {round(row.macs * 1e9)}'
+            line = COUNTED.sub('', line) + f', {fields}}}'
         lines.append(line)
     return '\n'.join(lines) + '\n'
 

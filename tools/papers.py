@@ -16,6 +16,7 @@ import model_zoo
 import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from model_zoo import table_line
 from rich.console import Console
 from rich.progress import track
 
@@ -151,36 +152,18 @@ def check_notes(rows: list[Row]) -> None:
 # ------------------------------------------------------------------- writing
 def cells(row: Row) -> list[str]:
     """Return the columns of a row."""
-    published, counts = row.counts.published, row.counts
-    flops = str(published.get('FLOPs (G)', '-'))
+    published = row.counts.published
     usual = INPUT_SIZES[next(scope for scope, data in DATA.items() if data == row.data)]
-    if flops != '-' and counts.size != '{}x{}'.format(*usual):
-        flops += f' at {counts.size}'
-    ours = [
-        f'**{_giga(value)}**' if value == counts.compared and flops != '-' else _giga(value)
-        for value in (counts.macs, counts.macs_without)
-    ]
     results = [f'{key} {published[key]}' for key in METRICS if key in published]
     return [
         row.entry['Row'],
         row.data,
         f'`{row.command}`',
-        f'{counts.parameters:.2f}',
+        f'{row.counts.parameters:.2f}',
         str(published.get('Parameters (M)', '-')),
-        *ours,
-        flops,
+        *model_zoo.flops_cells(row.counts, '{}x{}'.format(*usual)),
         ', '.join(results) or '-',
     ]
-
-
-def _giga(value: float | None) -> str:
-    if value is None:
-        return 'not counted'
-    return f'{value:.1f}' if value >= 100 else f'{value:.2f}'
-
-
-def _line(values: list[str]) -> str:
-    return f'| {" | ".join(values)} |'
 
 
 def document(papers: list[dict], rows: list[Row]) -> str:
@@ -190,9 +173,9 @@ def document(papers: list[dict], rows: list[Row]) -> str:
         lines += [f'## {paper["Paper"]}', '', paper['Source'], '']
         for table in paper['Tables']:
             lines += [f'### {paper["Paper"]}, {table["Table"]}: {table["About"]}', '']
-            lines += [_line(TITLES), _line(['---'] * 3 + ['--:'] * 5 + ['---'])]
+            lines += [table_line(TITLES), table_line(['---'] * 3 + ['--:'] * 5 + ['---'])]
             here = [next(rest) for _ in table['Rows']]
-            lines += [_line(cells(row)) for row in here] + ['']
+            lines += [table_line(cells(row)) for row in here] + ['']
             lines += [table['Below'], ''] if 'Below' in table else []
             lines += _notes(here)
     return '\n'.join(lines).rstrip() + '\n'

@@ -1,7 +1,7 @@
 """Draw the accuracy of the model zoo against FLOPs and parameters.
 
-Accuracy is what the authors print (configs/metafiles), parameters and FLOPs are ours
-(docs/model_zoo.md). A task is the head and the schedule in the names of the configs.
+Accuracy is what the authors print, parameters and FLOPs are ours; configs/metafiles has both. A
+task is the head and the schedule in the names of the configs.
 
 Examples:
     python tools/plot_zoo.py                                     # ImageNet, as GC ViT, Figure 1
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
-from model_zoo import DATA, DOCUMENT, INDEX, read_entries
+from model_zoo import DATA, INDEX, read_entries
 
 from gcvit_mm.cli import run_tool, save_figure
 from gcvit_mm.errors import UserError
@@ -34,7 +34,6 @@ FAMILIES = {  # in the names of configs: title, colour
     'gpvit': ('GPViT', 'C3'),
 }
 AXES = {'flops': 'multiply-accumulates (G)', 'parameters': 'parameters (M)'}
-COUNTS = {'parameters': 2, 'flops': 5}  # columns of docs/model_zoo.md
 SOURCE = (
     "Accuracy: the authors' figures, none of them measured here. "
     'Parameters and multiply-accumulates: counted on our models.'
@@ -52,43 +51,20 @@ class Model(NamedTuple):
     family: str
     size: str  # of the model, e.g. 'T'
     image: str  # size at which the FLOPs are counted
-    counts: dict  # by key of AXES, where it was counted
+    counts: dict  # by key of AXES
     published: dict
 
 
 # ------------------------------------------------------------------- reading
-def read_counts(page: Path = DOCUMENT) -> dict[str, dict]:
-    """Read our parameters (M) and FLOPs (G) from the page of the model zoo, by config.
-
-    Raises:
-        UserError: If there is no page.
-    """
-    try:
-        lines = page.read_text().splitlines()
-    except OSError as error:
-        raise UserError(f'cannot read {page}: run python tools/model_zoo.py') from error
-    counts = {}
-    for cells in (line.split('|')[1:-1] for line in lines if line.startswith('| `')):
-        values = {key: float(cells[column].strip(' *')) for key, column in COUNTS.items()}
-        counts[cells[0].strip(' `')] = values
-    return counts
-
-
-def read_tasks(entries: dict, counts: dict) -> dict[str, list[Model]]:
-    """Sort the configs by task.
-
-    Raises:
-        UserError: If the page lacks one of them.
-    """
-    missing = sorted(set(entries) - set(counts))
-    if missing:
-        raise UserError(f'{DOCUMENT.name} lacks {missing[0]}: run python tools/model_zoo.py')
+def read_tasks(entries: dict) -> dict[str, list[Model]]:
+    """Sort the configs by task."""
     tasks: dict[str, list[Model]] = {}
     for name, entry in entries.items():
         head, family, *size, schedule = name.split('_')
-        published = entry['Published']
-        image = published.get('FLOPs at', DATA[entry['Metadata']['Training Data']][0])
-        model = Model(family, ' '.join(size).upper(), image, counts[name], published)
+        published, metadata = entry['Published'], entry['Metadata']
+        image = published.get('FLOPs at', DATA[metadata['Training Data']][0])
+        counts = dict(flops=metadata['FLOPs'] / 1e9, parameters=metadata['Parameters'] / 1e6)
+        model = Model(family, ' '.join(size).upper(), image, counts, published)
         tasks.setdefault(f'{head}_{schedule}', []).append(model)
     return tasks
 
@@ -197,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     add('--x', nargs='+', choices=AXES, default=list(AXES), help='default: both')
     add('--out', type=Path, default='zoo.png', metavar='FILE.png', help='default zoo.png')
     args = parser.parse_args(argv)
-    tasks = read_tasks(read_entries(INDEX), read_counts())
+    tasks = read_tasks(read_entries(INDEX))
     found = panels(tasks, args.task, args.metric)
     save_figure(draw(found, args.x), args.out)
     print(f'wrote {args.out}: {sum(len(models) for _, _, models in found)} results')

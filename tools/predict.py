@@ -159,7 +159,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.annotations and not args.json:
         raise UserError('--annotations: goes with --json only')
     for option in (*KINDS, 'layer', 'cfg_options', 'device'):
-        if args.exported and getattr(args, option):
+        if args.exported and getattr(args, option) is not None:
             name = option.replace('_', '-')
             raise UserError(f'--{name}: goes with checkpoints, not with {args.checkpoint}')
     if not (args.out_dir or args.json or args.label_maps):

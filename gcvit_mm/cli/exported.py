@@ -7,9 +7,10 @@ from mmengine.registry import init_default_scope
 
 from ..deploy.evaluation import FileModel
 from ..deploy.metadata import pipeline_of
+from ..deploy.onnx import TASKS
 from ..errors import UserError
 
-SCOPES = {'detector': 'mmdet', 'segmentor': 'mmseg', 'classifier': 'mmpretrain'}
+SCOPES = {task: scope for scope, task in TASKS.items()}
 VISUALIZERS = {
     'detector': 'gcvit_mm.visualization.detections.ReadableVisualizer',
     'segmentor': 'SegLocalVisualizer',

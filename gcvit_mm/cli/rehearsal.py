@@ -9,11 +9,11 @@ from typing import Any, Optional
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from torch import nn
 
-from ..planning.complexity import count_parameters
 from .guards import guard
+from .terminal import described
 
 
 class Rehearsal(Runner):
@@ -53,34 +53,20 @@ def rehearse(cfg: Config, training: bool = False) -> str:
         )
         runner = Rehearsal.from_cfg(rehearsed)
         guard(runner)
-        millions = count_parameters(runner.model) / 1e6
-        parts = [f'{type(runner.model).__name__}, {millions:.2f} M parameters']
         if training:
-            parts += rehearse_training(runner)
-        if training and runner.cfg.get('val_cfg'):
-            parts.append(f'{len(runner.val_loop.dataloader.dataset)} images to evaluate on')
-        if not training:
-            dataset = runner.test_loop.dataloader.dataset
-            parts.append(f'{known_classes(dataset)}{len(dataset)} images to test on')
-    return f'ready: {"; ".join(parts)}; results go to {cfg.work_dir}'
+            rehearse_training(runner)
+        lines = described(runner, training)
+    if training:
+        lines['schedule'] += ' a process'
+    return f'ready: {"; ".join(lines.values())}; results go to {cfg.work_dir}'
 
 
-def rehearse_training(runner: Runner) -> list:
-    """Build what only training needs; return what to say of it."""
-    loop = runner.train_loop
+def rehearse_training(runner: Runner) -> None:
+    """Build what only training needs; schedules ask how long the loop is."""
+    assert runner.train_loop is not None
     wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     if not isinstance(wrapper, OptimWrapper):  # DeepSpeed's, to which this runner has no schedule
         wrapper = OptimWrapper(wrapper.optimizer)
     runner.optim_wrapper = wrapper
     if runner.param_schedulers is not None:
         runner.build_param_scheduler(runner.param_schedulers)
-    data, size = loop.dataloader.dataset, runner.cfg.train_dataloader.get('batch_size')
-    epochs = '' if isinstance(loop, IterBasedTrainLoop) else f'{loop.max_epochs} epochs, '
-    images = f'{known_classes(data)}{len(data)} images to train on'
-    return [images, f'{epochs}{loop.max_iters} iterations of {size} images a process']
-
-
-def known_classes(dataset: Any) -> str:
-    """How many classes a data set has, where it says so."""
-    classes = getattr(dataset, 'metainfo', {}).get('classes')
-    return f'{len(classes)} classes; ' if classes else ''

@@ -63,14 +63,17 @@ class RunReport(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Say it of training."""
-        loop, size = runner.train_loop, runner.cfg.train_dataloader.get('batch_size')
-        dataset = loop.dataloader.dataset
-        images = f'{len(dataset)} images to train on'
-        if runner.val_loop is not None:
-            images += f', {len(runner.val_loop.dataloader.dataset)} to evaluate on'
-        epochs = '' if isinstance(loop, IterBasedTrainLoop) else f'{loop.max_epochs} epochs, '
-        each = f'{runner.world_size} x {size}' if runner.world_size > 1 else str(size)
-        self.say(runner, images, dataset, f'{epochs}{loop.max_iters} iterations of {each} images')
+        self.say(runner, training=True)
+
+    def before_test(self, runner: Any) -> None:
+        """Say it of a test."""
+        self.say(runner, training=False)
+
+    def say(self, runner: Any, training: bool) -> None:
+        """Write the lines into the log."""
+        lines = dict(**described(runner, training), device=device(runner.world_size))
+        for name, text in dict(lines, results=runner.work_dir).items():
+            runner.logger.info(f'{name:<9}{text}')
 
     def after_train(self, runner: Any) -> None:
         """Name the best checkpoint, or else the last one, and what to type next."""
@@ -78,39 +81,46 @@ class RunReport(Hook):
         path = kept.get('best_ckpt') or kept.get('last_ckpt')
         if path:
             runner.logger.info(f'{"best" if kept.get("best_ckpt") else "last":<9}{path}')
-            runner.logger.info(
-                f'{"next":<9}python tools/predict.py {runner.cfg.filename} {path} IMAGES'
-            )
+            words = f'{runner.cfg.filename} {path} IMAGES --out-dir drawn'
+            runner.logger.info(f'{"next":<9}python tools/predict.py {words}')
 
-    def before_test(self, runner: Any) -> None:
-        """Say it of a test."""
-        dataset = runner.test_loop.dataloader.dataset
-        self.say(runner, f'{len(dataset)} images to test on', dataset)
 
-    def say(self, runner: Any, images: str, dataset: Any, schedule: str = '') -> None:
-        """Write the lines into the log."""
-        model = runner.model
-        while hasattr(model, 'module'):
-            model = model.module
-        backbone = getattr(model, 'backbone', None)
-        on = f' on {type(backbone).__name__}' if backbone is not None else ''
-        classes = getattr(dataset, 'metainfo', {}).get('classes')
-        lines = dict(
-            model=f'{type(model).__name__}{on}, {count_parameters(model) / 1e6:.2f} M parameters',
-            data=f'{images}, {len(classes)} classes' if classes else images,
-            schedule=schedule,
-            device=device(runner.world_size),
-            results=runner.work_dir,
-        )
-        for name, text in lines.items():
-            if text:
-                runner.logger.info(f'{name:<9}{text}')
+def described(runner: Any, training: bool) -> Dict[str, str]:
+    """Model, data and schedule of a run.
+
+    Args:
+        runner: Its runner, whose loops are built.
+        training: Whether it trains, and not tests.
+    """
+    model = runner.model
+    while hasattr(model, 'module'):
+        model = model.module
+    backbone = getattr(model, 'backbone', None)
+    on = f' on {type(backbone).__name__}' if backbone is not None else ''
+    loop = runner.train_loop if training else runner.test_loop
+    dataset = loop.dataloader.dataset
+    data = f'{len(dataset)} images to {"train" if training else "test"} on'
+    if training and runner.val_loop is not None:
+        data += f', {len(runner.val_loop.dataloader.dataset)} to evaluate on'
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    data += f', {len(classes)} classes' if classes else ''
+    lines = dict(
+        model=f'{type(model).__name__}{on}, {count_parameters(model) / 1e6:.2f} M parameters',
+        data=data,
+    )
+    if training:
+        size = runner.cfg.train_dataloader.get('batch_size')
+        each = f'{runner.world_size} x {size}' if runner.world_size > 1 else str(size)
+        epochs = '' if isinstance(loop, IterBasedTrainLoop) else f'{loop.max_epochs} epochs, '
+        lines['schedule'] = f'{epochs}{loop.max_iters} iterations of {each} images'
+    return lines
 
 
 def losses(outputs: Any) -> list:
-    """Names and values of what a step gave."""
+    """Names and values of the numbers that a step gave."""
     items = outputs.items() if isinstance(outputs, dict) else ()
-    return [(key, value.detach()) for key, value in items if isinstance(value, torch.Tensor)]
+    tensors = [(key, value) for key, value in items if isinstance(value, torch.Tensor)]
+    return [(key, value.detach()) for key, value in tensors if value.numel() == 1]
 
 
 def device(processes: int) -> str:
@@ -151,7 +161,8 @@ class ProgressBar(Hook):
     ) -> None:
         """One step further."""
         now = time.perf_counter()
-        images = len(data_batch['inputs']) * runner.world_size if data_batch else 0
+        inputs = data_batch.get('inputs', ()) if isinstance(data_batch, dict) else ()
+        images = len(inputs) * runner.world_size
         said = [f'{key} {float(value):.3g}' for key, value in losses(outputs)][:4]
         said.append(f'{images / max(now - self._last, 1e-6):.1f} images/s')
         self._last = now

@@ -149,7 +149,7 @@ def describe(
     if kind == 'backbone':
         return dict(found, classes=[])
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    meta = dataset_meta(cfg, dataset, stored)
+    meta = dataset_meta(cfg, stored)
     found.update(
         OF_TASK[kind](whole),
         classes=class_names(meta, whole, kind),
@@ -199,13 +199,18 @@ def licence_of(cfg: Config) -> str:
     return f'not stated; trained from {start}: {known}'
 
 
-def dataset_meta(cfg: Config, dataset: dict, stored: dict) -> dict:
-    """Class names and colours: those of training if the checkpoint has them."""
+def dataset_meta(cfg: Config, stored: dict) -> dict:
+    """Class names and colours: those of training if the checkpoint has them.
+
+    Args:
+        cfg: Config of the model.
+        stored: ``meta`` of its checkpoint.
+    """
     if stored.get('dataset_meta'):
         return {key.lower(): value for key, value in stored['dataset_meta'].items()}
-    kind = str(dataset.get('type'))
-    kind = kind if '.' in kind else f'{cfg.default_scope}.{kind}'
-    meta = dict(getattr(DATASETS.get(kind), 'METAINFO', {}))
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+        meta = dict(getattr(registry.get(str(dataset.get('type'))), 'METAINFO', {}))
     meta.update(dataset.get('metainfo') or {})
     return meta
 

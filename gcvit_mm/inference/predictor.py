@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DefaultScope
 
 from .. import cli
 from ..addresses import config_path
 from ..checkpoints import load_model
 from ..cli.config import check_types
 from ..datacheck.pipeline import CheckedPipeline
+from ..deploy.metadata import dataset_meta
 from ..errors import UserError
 from ..messages import described
 from .inputs import Image, list_images
@@ -31,17 +32,6 @@ def test_pipeline(cfg: Config) -> CheckedPipeline:
     return CheckedPipeline(Compose([step for step in steps if 'Annotations' not in step['type']]))
 
 
-def dataset_meta(cfg: Config, stored: dict) -> dict:
-    """Class names and colours: those of training if the checkpoint has them."""
-    if stored.get('dataset_meta'):
-        return {key.lower(): value for key, value in stored['dataset_meta'].items()}
-    dataset = cfg.test_dataloader.dataset
-    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-        meta = dict(getattr(registry.get(dataset.type), 'METAINFO', {}))
-    meta.update(dataset.get('metainfo') or {})
-    return meta
-
-
 class Predictor:
     """A model, and the way from an image to what it says.
 
@@ -52,7 +42,8 @@ class Predictor:
     Args:
         cfg: The config.
         model: The model, with its weights, on its device.
-        meta: Class names and colours, see :func:`dataset_meta`.
+        meta: Class names and colours, see
+            :func:`gcvit_mm.deploy.metadata.dataset_meta`.
 
     Attributes:
         cfg: The config.

@@ -219,18 +219,23 @@ class Finder(MetaPathFinder):
             if mode() == 'compiled' and find_compiled(path) is None:
                 return None
             return ModuleSpec(MODULE, _Loader(), origin=__package__)
-        if name != ATTENTION:
-            return None
-        spec = PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
+        return spec_and_then(name, path, improve) if name == ATTENTION else None
 
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                improve(module)
 
-            setattr(spec.loader, 'exec_module', exec_module)  # noqa: B010
-        return spec
+def spec_and_then(
+    name: str, path: Any, after: Callable[[ModuleType], None]
+) -> Optional[ModuleSpec]:
+    """Find a module as Python does; hand it to a function once it is imported."""
+    spec = PathFinder.find_spec(name, path)
+    if spec is not None and spec.loader is not None:
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            after(module)
+
+        setattr(spec.loader, 'exec_module', exec_module)  # noqa: B010
+    return spec
 
 
 def improve(attention: ModuleType) -> None:

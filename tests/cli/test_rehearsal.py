@@ -14,9 +14,15 @@ pytest.importorskip('mmpretrain')
 @pytest.mark.parametrize(
     ('config', 'said'),
     [
-        (DET, 'MaskRCNN, N M parameters; 5 classes; 16 images to train on; 192 iterations of 4'),
-        (SEG, 'EncoderDecoder, N M parameters; 6 classes; 16 images to train on; 300 iterations'),
-        (CLS, 'ImageClassifier, N M parameters; 5 classes; 5 images to train on; 300 iterations'),
+        (DET, 'MaskRCNN on GCViT, N M parameters; 16 images to train on, 4 to evaluate on, 5 cl'),
+        (
+            SEG,
+            'EncoderDecoder on GCViT, N M parameters; 16 images to train on, 4 to evaluate on, 6',
+        ),
+        (
+            CLS,
+            'ImageClassifier on GCViT, N M parameters; 5 images to train on, 5 to evaluate on, 5',
+        ),
     ],
 )
 def test_what_is_ready(config, said, shapes, tmp_path):
@@ -24,7 +30,7 @@ def test_what_is_ready(config, said, shapes, tmp_path):
     words = [config, '--work-dir', tmp_path / 'work', '--data-root', shapes / FOLDERS[config]]
     last = run('train.py', *words, '--check').splitlines()[-1]
     assert re.sub(r'\d+\.\d\d', 'N', last).startswith(f'ready: {said}')
-    assert last.endswith(f'images to evaluate on; results go to {tmp_path / "work"}')
+    assert last.endswith(f' images a process; results go to {tmp_path / "work"}')
     assert not (tmp_path / 'work').exists()
 
 
@@ -35,10 +41,12 @@ def test_epochs(shapes, tmp_path):
         f"_base_ = '{ROOT / CLS}'\ntrain_cfg = dict(_delete_=True, by_epoch=True, max_epochs=3)\n"
     )
     words = [config, '--work-dir', tmp_path / 'work', '--data-root', shapes / FOLDERS[CLS]]
-    assert '; 3 epochs, 3 iterations of 16 images a process; ' in run('train.py', *words, '--check')
+    assert '5 classes; 3 epochs, 3 iterations of 16 images a process; ' in run(
+        'train.py', *words, '--check'
+    )
     config.with_suffix('.pth').touch()
     tested = run('test.py', config, config.with_suffix('.pth'), *words[1:], '--check')
-    assert re.search(r'M parameters; 5 classes; 5 images to test on; results go to', tested)
+    assert re.search(r'M parameters; 5 images to test on, 5 classes; results go to', tested)
 
 
 @pytest.mark.parametrize(

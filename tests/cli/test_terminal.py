@@ -2,11 +2,13 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
-from gcvit_mm.cli.terminal import ProgressBar
+from gcvit_mm.cli.terminal import ProgressBar, losses
 from support.running import CLS, iterations, run
 from support.small_run import train
 
@@ -27,7 +29,9 @@ def test_what_is_said(shapes, tmp_path):
     assert said['device'].startswith('CPU, ') and said['results'] == str(tmp_path)
     assert len(before.splitlines()) < 15, before
     (path,) = re.findall(r'INFO - best +(\S+)', after)
-    assert f'python tools/predict.py {CLS} {path} IMAGES' in after.replace(f'{tmp_path.cwd()}/', '')
+    assert f'python tools/predict.py {CLS} {path} IMAGES --out-dir drawn' in after.replace(
+        f'{tmp_path.cwd()}/', ''
+    )
     (log,) = tmp_path.glob('*/*.log')
     for words in ('System environment', 'Config:', 'Hooks will be', 'paramwise_options'):
         assert words in log.read_text() and words not in output
@@ -42,3 +46,13 @@ def test_bar(tmp_path):
     assert '12/12' in drawn and f'loss {losses[12]:.3g}' in drawn
     assert 'images/s' in drawn and 'Iter(train)' not in drawn
     assert '\x1b[?25h' in drawn  # the cursor is back
+
+
+@pytest.mark.parametrize('batch', [None, (1, 2), dict(image=[1])])
+def test_bar_of_other_steps(batch):
+    """Batches and results of another kind than mmengine's are no reason to end a training."""
+    assert losses(None) == losses([torch.ones(())]) == []
+    outputs = dict(loss=torch.ones((), requires_grad=True), maps=torch.zeros(2, 2), name='x')
+    assert [key for key, _ in losses(outputs)] == ['loss']
+    runner = SimpleNamespace(world_size=2, iter=0)
+    ProgressBar().after_train_iter(runner, 0, batch, outputs)

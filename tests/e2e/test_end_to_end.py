@@ -92,6 +92,8 @@ def test_segmentor_trains_and_evaluates(segmentor):
     assert falls(curve)
     assert 'mIoU:' in output
     assert list(work_dir.rglob('events.out.tfevents.*'))
+    for path in work_dir.glob('*.pth'):  # the best one too, with its score
+        assert torch.load(path, weights_only=True)['meta']['iter'] <= 8
 
 
 def test_detector_tested_from_file(detector, shapes, tmp_path):
@@ -112,7 +114,7 @@ def test_detector_tested_from_file(detector, shapes, tmp_path):
         '--cfg-options',
         *SMALL_RCNN,
     )
-    weights = len(torch.load(work_dir / 'iter_6.pth', weights_only=False)['state_dict'])
+    weights = len(torch.load(work_dir / 'iter_6.pth', weights_only=True)['state_dict'])
     assert f'loaded {weights} of {weights} weights' in output
     metric = 'coco/bbox_mAP_50: '
     assert trained.split(metric)[-1].split()[0] == output.split(metric)[-1].split()[0]

@@ -237,3 +237,11 @@ def test_outputs_that_a_model_has_not(scope, options, line, monkeypatch):
     args = predict.parse_args(['a.py', 'b.pth', 'c.png', *options.split()])
     with pytest.raises(UserError, match=line):
         predict.check_source(predict.Source('a.py', 'b.pth'), args)
+
+
+@pytest.mark.parametrize('words', [['--groups'], ['--attention', '1,2'], ['--device', 'cpu']])
+def test_exported_files_predict_only(words):
+    """What needs the model itself is refused, also an option without a value."""
+    args = predict.parse_args(['mask.onnx', 'a.jpg', '--out-dir', 'drawn', *words])
+    with pytest.raises(UserError, match=f'{words[0]}: goes with checkpoints, not with mask.onnx'):
+        predict.check_arguments(args)

@@ -1,9 +1,17 @@
 """Programs of their own: what they print, and their status."""
 
+import importlib.metadata
 import subprocess
 import sys
 
-from support.running import DET, ENV, ROOT, one_line_error, run
+import pytest
+import torch
+
+from campaign import Code
+from support.faulty_run import write_config
+from support.running import CLS, DET, ENV, ROOT, TESTS, one_line_error, run
+
+DOCTOR = ROOT / 'gcvit_mm/doctor.py'
 
 
 def test_check_data(shapes, tmp_path):
@@ -43,3 +51,78 @@ def test_dist_train_checks_first(tmp_path):
     error = one_line_error('dist_train.sh', DET, 2, '--data-root', tmp_path)
     assert 'instances_train2017.json does not exist' in error
     assert "got 'many'" in one_line_error('dist_train.sh', DET, 'many')
+
+
+def test_dist_train_takes_restarts(tmp_path):
+    """MAX_RESTARTS is checked before processes are started."""
+    config, env = write_config(tmp_path), dict(PYTHONPATH=TESTS)
+    command = ['dist_train.sh', config, 2, '--work-dir', tmp_path]
+    error = one_line_error(*command, env=dict(env, MAX_RESTARTS='often'))
+    assert error == "error: MAX_RESTARTS must be a number from 0 up, got 'often'"
+    (tmp_path / 'iter_6.pth').touch()
+    error = one_line_error(*command, env=dict(env, MAX_RESTARTS='2'))
+    assert f'would resume from {tmp_path}/iter_6.pth' in error
+
+
+def test_functions_of_other_packages(tmp_path):
+    """They run what a file asks for, until read_safely() is called."""
+    pytest.importorskip('mmpretrain')
+    trap, path = tmp_path / 'sprung', str(tmp_path / 'code.pth')
+    torch.save(dict(state_dict={}, extra=Code(trap)), path)
+    code = f"""
+import os, gcvit_mm
+from mmpretrain.apis import get_model
+from gcvit_mm.checkpoints import read_safely
+config, path, trap = {str(ROOT / CLS)!r}, {path!r}, {str(trap)!r}
+get_model(config, pretrained=path)
+assert os.path.exists(trap)
+os.remove(trap)
+read_safely()
+try:
+    get_model(config, pretrained=path)
+except gcvit_mm.CheckpointError as error:
+    print(error, os.path.exists(trap))
+"""
+    done = subprocess.run([sys.executable, '-c', code], env=ENV, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith(f'checkpoint {path} is no plain file') and said.endswith('False')
+
+
+# ------------------------------------------------------------- the doctor
+BLOCK = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[2].split(',')))
+import runpy
+runpy.run_path(sys.argv[1], run_name='__main__')
+"""
+
+
+def test_runs_without_rich_and_packaging():
+    """Where not even the helpers are there: plain lines, and the ranges are not known."""
+    done = subprocess.run(
+        [sys.executable, '-c', BLOCK, str(DOCTOR), 'rich,rich.console,packaging'],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert 'Traceback' not in done.stdout
+    assert done.returncode == 1
+    assert 'error: gcvit_mm: its requirements cannot be read' in done.stdout
+
+
+@pytest.mark.parametrize('command', [['-m', 'gcvit_mm', 'doctor'], [str(DOCTOR)]])
+def test_command_line(command):
+    """python -m gcvit_mm doctor reports on the environment that runs these tests."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=ENV,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert 'Traceback' not in done.stdout, done.stdout
+    assert importlib.metadata.version('torch') in done.stdout
+    assert done.returncode == int('error: ' in done.stdout)

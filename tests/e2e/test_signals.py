@@ -3,14 +3,16 @@
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from support.faulty_run import write_config
 from support.processes import gone, moments, parents, processes_of, start_training
-from support.running import run
+from support.running import ENV, TESTS, run
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith('linux'), reason='looks at processes as Linux shows them'
@@ -80,3 +82,38 @@ def test_two_processes(whom, tmp_path):
     assert process.returncode != 0 and gone(tmp_path, process)
     assert len(list((tmp_path / 'work').glob('*.pth'))) == 1, output[-3000:]
     assert goes_on(tmp_path, output) == ('SIGINT' if whom == 'all' else 'SIGTERM')
+
+
+RUN = """
+import signal, sys
+sys.path.insert(0, 'tests')
+from mmengine.hooks import Hook
+from support.small_run import train
+
+class Slow(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 1:
+            print('ready', flush=True)
+            for _ in range(100):
+                __import__('time').sleep(0.1)
+
+train(sys.argv[1], hooks=dict(stop=dict(type='StopOnSignal'), slow=Slow()))
+"""
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    """In the middle of a step that takes ten seconds."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', RUN, str(tmp_path)],
+        env=dict(ENV, PYTHONPATH=TESTS),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert any(line == 'ready\n' for line in process.stdout)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.6)
+    assert process.poll() is None
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == -signal.SIGTERM and time.monotonic() - start < 5
+    assert not list(tmp_path.glob('*.pth'))

@@ -8,8 +8,7 @@ from mmengine.config import Config
 from gcvit_mm import CheckpointError, UserError
 from gcvit_mm.cli import check_restarts, check_strategy
 from gcvit_mm.engine import SafeCheckpointHook
-from support.faulty_run import write_config
-from support.running import ROOT, TESTS, one_line_error
+from support.running import ROOT
 from support.small_run import train
 
 
@@ -87,14 +86,3 @@ def test_strategies_that_do_not_go_on(monkeypatch):
     check_strategy(cfg)
     for name in ('ddp', 'fsdp', 'deepspeed'):
         check_strategy(Config.fromfile(ROOT / f'configs/strategies/{name}.py'))
-
-
-def test_dist_train_takes_restarts(tmp_path):
-    """MAX_RESTARTS is checked before processes are started."""
-    config, env = write_config(tmp_path), dict(PYTHONPATH=TESTS)
-    command = ['dist_train.sh', config, 2, '--work-dir', tmp_path]
-    error = one_line_error(*command, env=dict(env, MAX_RESTARTS='often'))
-    assert error == "error: MAX_RESTARTS must be a number from 0 up, got 'often'"
-    (tmp_path / 'iter_6.pth').touch()
-    error = one_line_error(*command, env=dict(env, MAX_RESTARTS='2'))
-    assert f'would resume from {tmp_path}/iter_6.pth' in error

@@ -3,9 +3,6 @@
 import os
 import signal
 import stat
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -13,7 +10,6 @@ from mmengine.hooks import Hook
 
 from gcvit_mm.engine.stopping import StopOnSignal, requeue
 from support.judged_run import assert_same_best, judged
-from support.running import ENV, TESTS
 from support.small_run import change, load, train
 
 
@@ -154,41 +150,6 @@ def test_ended_while_evaluating(loop, tmp_path):
     assert (tmp_path / 'run/last_checkpoint').read_text() == str(tmp_path / 'run' / name)
     assert judged(tmp_path / 'run', loop=loop, resume=True).asked == 3
     assert_same_best(tmp_path / 'run', tmp_path / 'whole')
-
-
-RUN = """
-import signal, sys
-sys.path.insert(0, 'tests')
-from mmengine.hooks import Hook
-from support.small_run import train
-
-class Slow(Hook):
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == 1:
-            print('ready', flush=True)
-            for _ in range(100):
-                __import__('time').sleep(0.1)
-
-train(sys.argv[1], hooks=dict(stop=dict(type='StopOnSignal'), slow=Slow()))
-"""
-
-
-def test_a_second_signal_ends_at_once(tmp_path):
-    """In the middle of a step that takes ten seconds."""
-    process = subprocess.Popen(
-        [sys.executable, '-c', RUN, str(tmp_path)],
-        env=dict(ENV, PYTHONPATH=TESTS),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert any(line == 'ready\n' for line in process.stdout)
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.6)
-    assert process.poll() is None
-    start = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == -signal.SIGTERM and time.monotonic() - start < 5
-    assert not list(tmp_path.glob('*.pth'))
 
 
 def test_one_signal_that_comes_twice():

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from gcvit_mm import doctor
-from support.running import ENV, ROOT
+from support.running import ROOT
 
 SCRIPT = ROOT / 'gcvit_mm/doctor.py'
 REQUIRES = [
@@ -289,28 +289,6 @@ def test_probe_does_not_wait_for_ever(tmp_path, monkeypatch):
     assert 'no answer within 2 s' in doctor.probe(['hangs'], timeout=2)['hangs']['error']
 
 
-BLOCK = """
-import sys
-sys.modules.update(dict.fromkeys(sys.argv[2].split(',')))
-import runpy
-runpy.run_path(sys.argv[1], run_name='__main__')
-"""
-
-
-def test_runs_without_rich_and_packaging():
-    """Where not even the helpers are there: plain lines, and the ranges are not known."""
-    done = subprocess.run(
-        [sys.executable, '-c', BLOCK, str(SCRIPT), 'rich,rich.console,packaging'],
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert 'Traceback' not in done.stdout
-    assert done.returncode == 1
-    assert 'error: gcvit_mm: its requirements cannot be read' in done.stdout
-
-
 def test_runs_in_an_empty_environment():
     """A Python without any package (-S -I): every part is missing, and nothing fails."""
     env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
@@ -331,19 +309,3 @@ def test_runs_in_an_empty_environment():
     assert done.returncode == 1
     assert 'error: torch: not installed' in done.stdout
     assert 'fix: pip install onedl-mmcv' in done.stdout
-
-
-@pytest.mark.parametrize('command', [['-m', 'gcvit_mm', 'doctor'], [str(SCRIPT)]])
-def test_command_line(command):
-    """python -m gcvit_mm doctor reports on the environment that runs these tests."""
-    done = subprocess.run(
-        [sys.executable, *command],
-        env=ENV,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert 'Traceback' not in done.stdout, done.stdout
-    assert importlib.metadata.version('torch') in done.stdout
-    assert done.returncode == int('error: ' in done.stdout)

@@ -15,6 +15,7 @@ import torch
 from mmengine.registry import DefaultScope
 
 import gcvit_mm  # noqa: F401  stands in for mmcv._ext from here on
+from gcvit_mm.checkpoints import downloading
 
 ROOT = Path(__file__).resolve().parents[1]
 for folder in (ROOT, ROOT / 'tools', ROOT / 'tests'):
@@ -26,6 +27,7 @@ from support.devices import DEVICES
 
 # Whether a file is on the disk no test can tell, and it would wait for what all others write.
 os.fsync = lambda handle: None
+downloading.PAUSE = 0
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 
 

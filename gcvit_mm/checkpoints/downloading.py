@@ -19,6 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from ..errors import CheckpointError
 
 TRIES = 3
+PAUSE = 1  # seconds between them
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 20
 # As torch.hub has it: the name ends in the first digits of its sha256.
@@ -84,7 +85,7 @@ def fetch(url: str, path: str) -> None:
         except (OSError, http.client.HTTPException):
             if not left:
                 raise
-            time.sleep(1)
+            time.sleep(PAUSE)
     match = HASH.search(osp.basename(urlparse(url).path))
     if match and not hash_of(partial).startswith(match[1]):
         os.remove(partial)

@@ -55,11 +55,10 @@ def server(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
-    monkeypatch.setattr(downloading.time, 'sleep', lambda seconds: None)
     for name in ('no_proxy', 'NO_PROXY'):
         monkeypatch.setenv(name, '127.0.0.1')
     with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
         serving.address = f'http://127.0.0.1:{http.server_address[1]}'
         serving.folder = tmp_path / 'checkpoints'
         yield serving

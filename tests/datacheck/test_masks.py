@@ -146,7 +146,7 @@ class Waiting(torch.utils.data.Dataset):
     def __getitem__(self, index):
         self.pipeline(dict(img_path=f'/data/{index}.jpg'))
         if index == 5:
-            time.sleep(8)
+            time.sleep(3)
         return index
 
 

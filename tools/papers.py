@@ -29,7 +29,7 @@ DOCUMENT = ROOT / 'docs' / 'papers.md'
 DATA = dict(mmdet='COCO', mmseg='ADE20K', mmpretrain='ImageNet')
 METRICS = ('top-1', 'box AP', 'mask AP', 'mIoU', 'mIoU (multi-scale)', 'speed')
 COUNTED = ('Parameters (M)', 'FLOPs (G)', 'FLOPs at', 'FLOPs leave out attention')
-KEYS = {'Row', 'Config', 'Options', 'Benchmark', 'Note', *COUNTED, *METRICS}
+KEYS = {'Row', 'Config', 'Options', 'Speed', 'Note', *COUNTED, *METRICS}
 TITLES = [
     'row',
     'data',
@@ -112,11 +112,12 @@ def read_config(row: dict) -> Config:
 
 def command(row: dict) -> str:
     """Return the command of a row."""
-    words = [f'configs/{row["Config"]}.py', row.get('Benchmark', '')]
+    if 'Speed' in row:
+        table, name = row['Speed'], row['Row']
+        return f'python tools/benchmark.py --table {table} --only {name} --device cuda'
     options = [f'{key}={value}' for key, value in row.get('Options', {}).items()]
-    words += ['--cfg-options', *options] if options else []
-    tool = 'benchmark' if 'Benchmark' in row else 'train'
-    return ' '.join(filter(None, [f'python tools/{tool}.py', *words]))
+    words = ['--cfg-options', *options] if options else []
+    return ' '.join([f'python tools/train.py configs/{row["Config"]}.py', *words])
 
 
 # ------------------------------------------------------------------ counting

@@ -75,8 +75,25 @@ class WorkerInit:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         if self.init is not None:
             self.init(worker)
+
+
+def hold_signals(start: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that starts workers, to which SIGTERM comes after their :class:`WorkerInit`.
+
+    Before that torch's handler would end them, and with them a training that still wants to save.
+    """
+
+    def held() -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            return start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    return held if hasattr(signal, 'pthread_sigmask') else start
 
 
 def note_file(path: str) -> None:

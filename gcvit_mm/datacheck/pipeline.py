@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..messages import UNKNOWN, described, nearest_argument, what_was_built
-from ..processes import WorkerInit, note_file
+from ..processes import WorkerInit, hold_signals, note_file
 from .coco import NO_MASK, mask_flaw
 from .report import some
 
@@ -224,6 +224,7 @@ def build_dataloader(build: Callable[..., Any], training: Any, cfg: Any, **optio
         ) from error
     check_dataset(loader.dataset, trains)
     loader.worker_init_fn = WorkerInit(loader.worker_init_fn, loader.num_workers)
+    loader._get_iterator = hold_signals(loader._get_iterator)
     if loader.num_workers and not loader.timeout:
         loader.timeout = PATIENCE
     return loader

@@ -9,8 +9,11 @@ import sys
 import time
 
 import pytest
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
-from gcvit_mm.processes import WorkerInit
+from gcvit_mm.datacheck import pipeline
+from gcvit_mm.processes import WorkerInit, hold_signals
 from support.faulty_run import write_config
 from support.processes import finish, gone, moments, processes_of, start_training
 from support.running import ENV, ROOT, one_line_error
@@ -63,6 +66,28 @@ def test_workers_are_prepared_as_before():
         init(3)
         os._exit(0 if done == [3] else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@linux
+@pytest.mark.parametrize('held', [True, False])
+def test_signal_to_a_worker_that_starts(held, monkeypatch):
+    """SIGTERM to the whole group while torch prepares the worker: it goes on loading."""
+    prepare = signal_handling._set_worker_signal_handlers
+
+    def told():
+        prepare()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(signal_handling, '_set_worker_signal_handlers', told)
+    monkeypatch.setattr(pipeline, 'hold_signals', hold_signals if held else lambda start: start)
+    cfg = dict(dataset=list(range(3)), num_workers=1)
+    loader = pipeline.build_dataloader(lambda cfg: DataLoader(**cfg), {}, cfg)
+    if held:
+        assert [int(batch) for batch in loader] == [0, 1, 2]
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    else:
+        with pytest.raises(RuntimeError, match='worker'):
+            list(loader)
 
 
 def test_bad_input_is_not_tried_again(tmp_path):

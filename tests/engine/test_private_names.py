@@ -13,6 +13,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import build_functions
 from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
+from torch.utils.data import DataLoader
 
 from support.running import ROOT
 
@@ -82,6 +83,9 @@ CHECKS = {
     'build_from_cfg': lambda: (
         {'cfg', 'registry', 'args', 'obj_type'}
         <= set(build_functions.build_from_cfg.__code__.co_varnames)
+    ),
+    'DataLoader._get_iterator': lambda: (
+        inspect.getsource(DataLoader.__iter__).count('self._get_iterator()') == 2
     ),
     # before 0.10.12 its _iterator is replaced instead (compat.begin_anew)
     '_InfiniteDataloaderIterator.skip_iter': lambda: (

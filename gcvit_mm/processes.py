@@ -81,7 +81,7 @@ class WorkerInit:
 
 
 def hold_signals(start: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a function that starts workers, to which SIGTERM comes after their :class:`WorkerInit`.
+    """Return a function that starts workers and keeps SIGTERM from them until :class:`WorkerInit`.
 
     Before that torch's handler would end them, and with them a training that still wants to save.
     """

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from gcvit_mm.checkpoints import CheckpointError, downloading
+from gcvit_mm.checkpoints import CheckpointError
 from gcvit_mm.checkpoints.reading import local_path
 
 DATA = bytes(range(256)) * 400

@@ -30,31 +30,35 @@ class FeatureMap(NamedTuple):
 
 
 def find_layers(model: nn.Module, names: Sequence[str]) -> Dict[str, nn.Module]:
-    """Find layers of the backbone or the neck of a model.
+    """Find layers of a backbone, or of the backbone and the neck of a model.
 
     Args:
-        model: Detector, segmentor or classifier.
+        model: Detector, segmentor or classifier, or a backbone.
         names: As ``model.named_modules()`` has them, e.g. ``backbone.stages.2.blocks.3``.
 
     Raises:
         UserError: If there is no such layer.
     """
-    modules = {n: m for n, m in model.named_modules() if n.partition('.')[0] in PARTS}
+    modules = dict(model.named_modules())
+    where = 'the backbone has'
+    if hasattr(model, 'extract_feat'):
+        modules = {n: m for n, m in modules.items() if n.partition('.')[0] in PARTS}
+        where = 'backbone and neck have'
     for name in names:
         if name not in modules:
             close = difflib.get_close_matches(name, modules, n=1, cutoff=0.0)
             hint = f'did you mean {close[0]}?' if close else 'the model has neither'
-            raise UserError(f"backbone and neck have no layer '{name}': {hint}")
+            raise UserError(f"{where} no layer '{name}': {hint}")
     return {name: modules[name] for name in names}
 
 
 def feature_maps(model: Any, image: Tensor, names: Sequence[str]) -> List[FeatureMap]:
-    """Run backbone and neck of a model once and give the mean of the channels of some layers.
+    """Run a backbone, or that of a model and its neck, once; give the mean of channels of layers.
 
     The channels are summed up by their mean: ScalableViT does not say how it does.
 
     Args:
-        model: Detector, segmentor or classifier, with ``extract_feat``.
+        model: Detector, segmentor or classifier, with ``extract_feat``, or a backbone.
         image: Image (1, C, H, W), normalised.
         names: Layers, see :func:`find_layers`.
 
@@ -118,7 +122,7 @@ def _outputs(model: Any, layers: Dict[str, nn.Module], image: Tensor) -> Dict[st
     with torch.no_grad(), ExitStack() as stack:
         for name, layer in layers.items():
             stack.callback(layer.register_forward_hook(keep(name)).remove)
-        model.extract_feat(image)
+        getattr(model, 'extract_feat', model)(image)
     for name in layers:
         if name not in found:
             raise UserError(f'{name} does not run by itself: name another layer, e.g. a block')

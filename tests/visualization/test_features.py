@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gcvit_mm import UserError, cli
-from gcvit_mm.visualization import FeatureMap, Placement, draw_features, feature_maps, find_layers
+from gcvit_mm.visualization import FeatureMap, Placement, draw_features, feature_maps
 from support.families import make
 from support.running import CLS, one_line_error, run
 
@@ -95,9 +95,22 @@ def test_layers_that_cannot_be_drawn(name, message):
     assert message in str(caught.value) and '\n' not in str(caught.value)
 
 
+def test_bare_backbone():
+    """Its layers are called as it calls them, and give what they give in a model."""
+    backbone, image = make('gcvit'), torch.randn(1, 3, 75, 101)
+    name = 'stages.0.blocks.1'
+    (alone,) = feature_maps(backbone, image, [name])
+    (inside,) = feature_maps(Model(backbone), image, [f'backbone.{name}'])
+    assert torch.equal(alone.values, inside.values)
+    with pytest.raises(UserError, match='the backbone has no layer .* did you mean stages.0.blo'):
+        feature_maps(backbone, image, [f'backbone.{name}'])
+
+
 def test_model_without_parts():
-    with pytest.raises(UserError, match="no layer 'backbone': the model has neither"):
-        find_layers(nn.Linear(1, 1), ['backbone'])
+    model = nn.Linear(2, 2)
+    model.extract_feat = model.forward
+    with pytest.raises(UserError, match="have no layer 'backbone': the model has neither"):
+        feature_maps(model, torch.zeros(1, 2), ['backbone'])
 
 
 def test_sheet(tmp_path):

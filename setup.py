@@ -74,6 +74,7 @@ setup(
             'tensorboard',
             'timm',
         ],
+        'show': ['gradio>=6'],
         'docs': ['furo', 'myst-parser', 'sphinx', 'sphinx-copybutton'],
     },
     cmdclass={'build_py': BuildWithMim},

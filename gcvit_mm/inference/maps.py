@@ -1,14 +1,49 @@
 """What a pixel attends to, groups and feature maps of files; backbones and necks run alone."""
 
-from typing import Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import mmcv
+import numpy as np
 
 from .. import visualization
 from ..cli.outputs import whole_output
 from ..errors import UserError
-from ..visualization import Placement
+from ..visualization import AttentionMap, Placement
+from .inputs import Image
 from .predictor import Predictor
+
+
+def find_attention(
+    predictor: Predictor,
+    image: Image,
+    pixel: Tuple[int, int],
+    layers: Optional[Sequence[str]] = None,
+) -> Tuple[List[AttentionMap], Placement]:
+    """Find where a pixel looks.
+
+    Args:
+        predictor: The model.
+        image: A file or an array, which goes through the test pipeline as a whole.
+        pixel: ``(x, y)`` in pixels of the image.
+        layers: Blocks, see :func:`gcvit_mm.visualization.find_blocks`.
+
+    Returns:
+        A map a block, and where what they are maps of lies in the image.
+
+    Raises:
+        UserError: If the test pipeline cuts the pixel off.
+    """
+    inputs, meta = predictor.prepare(image)
+    placement = Placement.of(meta)
+    point = placement.to_image(*pixel)
+    if not placement.holds(*point):
+        name = 'the image' if isinstance(image, np.ndarray) else image
+        raise UserError(
+            f'the test pipeline of {predictor.cfg.filename} cuts pixel {pixel[0]},{pixel[1]} of '
+            f'{name} off: choose one nearer to the middle'
+        )
+    backbone = predictor.model.backbone
+    return visualization.attention_maps(backbone, inputs, point, layers), placement
 
 
 def draw_attention(
@@ -18,27 +53,12 @@ def draw_attention(
     pixel: Tuple[int, int],
     layers: Optional[Sequence[str]] = None,
 ) -> None:
-    """Draw where a pixel looks.
-
-    Args:
-        predictor: The model.
-        path: The image, which goes through the test pipeline as a whole.
-        out_file: PNG file to write.
-        pixel: ``(x, y)`` in pixels of the image.
-        layers: Blocks, see :func:`gcvit_mm.visualization.find_blocks`.
+    """Draw where a pixel looks, see :func:`find_attention`, into a PNG file.
 
     Raises:
         UserError: If the test pipeline cuts the pixel off, or the file cannot be written.
     """
-    inputs, meta = predictor.prepare(path)
-    placement = Placement.of(meta)
-    point = placement.to_image(*pixel)
-    if not placement.holds(*point):
-        raise UserError(
-            f'the test pipeline of {predictor.cfg.filename} cuts pixel {pixel[0]},{pixel[1]} of '
-            f'{path} off: choose one nearer to the middle'
-        )
-    found = visualization.attention_maps(predictor.model.backbone, inputs, point, layers)
+    found, placement = find_attention(predictor, path, pixel, layers)
     image = mmcv.imread(path, channel_order='rgb')
     with whole_output(out_file) as partial:
         visualization.draw(image, pixel, found, placement, partial)

@@ -85,10 +85,10 @@ class Predictor:
         for number, image in enumerate(list_images(images)):
             yield self._predict(image, number, score_thr)
 
-    def prepare(self, path: Path) -> Tuple[torch.Tensor, Dict[str, Any]]:
+    def prepare(self, image: Image) -> Tuple[torch.Tensor, Dict[str, Any]]:
         """Image (1, C, H, W) as the model gets it, and the ``metainfo`` of its pipeline."""
         with DefaultScope.overwrite_default_scope(self.scope):
-            data = pseudo_collate([self._read(path, 0)])
+            data = pseudo_collate([self._read(image, 0)])
             data = self.model.data_preprocessor(data, False)
         return data['inputs'], data['data_samples'][0].metainfo
 

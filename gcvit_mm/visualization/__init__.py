@@ -3,12 +3,13 @@
 from .attention_maps import AttentionMap, attention_maps, group_map, group_maps
 from .drawing import Placement, draw, draw_features
 from .features import FeatureMap, feature_maps, find_layers
-from .recording import find_blocks, find_groups
+from .recording import all_blocks, find_blocks, find_groups
 
 __all__ = [
     'AttentionMap',
     'FeatureMap',
     'Placement',
+    'all_blocks',
     'attention_maps',
     'draw',
     'draw_features',

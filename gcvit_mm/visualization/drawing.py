@@ -1,7 +1,7 @@
 """Drawing attention maps over an image, and feature maps beside it."""
 
 import math
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import IO, Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -74,7 +74,7 @@ def draw(
     pixel: Optional[Tuple[int, int]],
     maps: Sequence[AttentionMap],
     placement: Placement,
-    out_file: str,
+    out_file: Union[str, IO[bytes]],
 ) -> None:
     """Draw one panel a map: the original in grey, the weights or groups in colours.
 
@@ -87,7 +87,7 @@ def draw(
         pixel: ``(x, y)`` in pixels of the original; ``None`` for maps of groups alone.
         maps: Maps, from :func:`gcvit_mm.visualization.attention_maps` or ``group_maps``.
         placement: Where the image of the maps lies in the original.
-        out_file: PNG file to write.
+        out_file: PNG file to write, or a stream.
     """
     columns = min(COLUMNS, len(maps))
     bar = 0.0 if all(attention_map.groups for attention_map in maps) else BAR

@@ -77,6 +77,12 @@ def attention_of(block: nn.Module) -> Any:
     return getattr(block, 'group_attn', getattr(block, 'attn', None))
 
 
+def all_blocks(backbone: nn.Module) -> Dict[str, Any]:
+    """All blocks of a backbone whose attention can be drawn, by name."""
+    modules = backbone.named_modules()
+    return {n: m for n, m in modules if kind_of(attention_of(m)) and '.propagation' not in n}
+
+
 def find_blocks(backbone: nn.Module, names: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     """Find the blocks of a backbone whose attention can be drawn.
 
@@ -96,8 +102,7 @@ def find_blocks(backbone: nn.Module, names: Optional[Sequence[str]] = None) -> D
             f'{type(backbone).__name__} is no backbone of gcvit_mm: attention can be drawn for '
             'those only, e.g. with configs/mask_gcvit_t_3x.py'
         )
-    modules = backbone.named_modules()
-    blocks = {n: m for n, m in modules if kind_of(attention_of(m)) and '.propagation' not in n}
+    blocks = all_blocks(backbone)
     if names is None:
         last = {}
         for name, block in blocks.items():

@@ -87,7 +87,8 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
     except pickle.UnpicklingError as error:
         if not _is_saved(path):
             raise CheckpointError(
-                f'{path} is no checkpoint: name a file that a training saved, such as epoch_12.pth'
+                f'checkpoint {path} is damaged or no checkpoint: name a file that a training saved, '
+                'or fetch it again'
             ) from error
         if 'weights_only' in str(error).lower() and not trust_checkpoint:
             raise CheckpointError(

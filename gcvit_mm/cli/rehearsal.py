@@ -106,12 +106,13 @@ def rehearse_maps(model: Any) -> None:
 
 def parts_behind(model: Any) -> Iterator[Tuple[str, nn.Module]]:
     """Neck and heads of a model that take all maps and nothing else, and their names."""
-    if getattr(model, 'neck', None) is not None:
-        yield 'model.neck', model.neck
+    neck = getattr(model, 'neck', None)
+    if neck is not None:
+        yield 'model.neck', neck
     for name, sign in HEADS.items():
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-            if hasattr(head, sign):
+            if head is not None and hasattr(head, sign):
                 yield f'model.{name}', head
 
 

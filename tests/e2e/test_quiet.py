@@ -9,13 +9,15 @@ READ = """
 import sys
 from gcvit_mm import cli
 from mmengine.registry import init_default_scope
-cfg = cli.load_config(sys.argv[1])
-init_default_scope(cfg.default_scope)
-__import__(f'{cfg.default_scope}.evaluation')
+for path in sys.argv[1:]:
+    cfg = cli.load_config(path)
+    init_default_scope(cfg.default_scope)
+    __import__(f'{cfg.default_scope}.evaluation')
 """
 
 
-@pytest.mark.parametrize('config', [DET, SEG, CLS])
-def test_reading_a_config_says_nothing(config):
+def test_reading_a_config_says_nothing():
     """Every command and ``gcvit_mm.load`` read one first, and import its library so."""
-    assert python(['-c', READ, config]) == (0, '')
+    for name in ('mmdet', 'mmseg', 'mmpretrain'):
+        pytest.importorskip(name)
+    assert python(['-c', READ, DET, SEG, CLS]) == (0, '')

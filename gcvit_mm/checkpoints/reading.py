@@ -87,7 +87,7 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
     except pickle.UnpicklingError as error:
         if not _is_saved(path):
             raise CheckpointError(
-                f'checkpoint {path} is damaged or no checkpoint: name a file that a training saved, '
+                f'checkpoint {path} is damaged or no checkpoint: name one that a training saved, '
                 'or fetch it again'
             ) from error
         if 'weights_only' in str(error).lower() and not trust_checkpoint:

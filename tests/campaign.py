@@ -60,7 +60,7 @@ class Training:
     def start(self) -> None:
         for name in (UNFINISHED, EVALUATING):  # of the last kill: it would be taken for new
             (self.work_dir / name).unlink(missing_ok=True)
-        options = ['resume=True']
+        options = [f'resume={self.saved() > 0}']
         self.process = start_training(
             self.config, self.work_dir, launcher=self.ranks > 1, options=options
         )

@@ -1,6 +1,7 @@
-"""Show AP and AP50 of boxes and masks, class by class, of predictions in COCO's format.
+"""Show AP of boxes and masks, class by class, of predictions in COCO's format.
 
-tools/test.py writes them with --cfg-options test_evaluator.outfile_prefix=PREFIX.
+tools/test.py shows it at its end, and writes predictions with --cfg-options
+test_evaluator.outfile_prefix=PREFIX.
 
 Examples:
     python tools/coco_table.py data/coco/annotations/instances_val2017.json PREFIX
@@ -14,16 +15,12 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from rich.console import Console
-from rich.table import Table
 
 from gcvit_mm.cli import run_tool
+from gcvit_mm.cli.tables import KINDS, Found, by_class, precisions
 from gcvit_mm.errors import UserError
-
-KINDS = {'bbox': 'box', 'segm': 'mask'}
 
 
 def load(path: Path) -> list | dict:
@@ -34,35 +31,15 @@ def load(path: Path) -> list | dict:
         raise UserError(f'cannot read {path}: {error}') from error
 
 
-def average_precisions(truth: COCO, predictions: list, kind: str) -> np.ndarray:
-    """Return AP and AP50 in percent, shaped (2, classes); NaN where a class has no objects."""
-    if not predictions:
-        objects = np.array([len(truth.getAnnIds(catIds=c)) for c in sorted(truth.cats)])
-        return np.broadcast_to(np.where(objects > 0, 0.0, np.nan), (2, len(objects)))
-    evaluation = COCOeval(truth, truth.loadRes(predictions), kind)
+def evaluate(truth: COCO, predictions: list, kind: str) -> Found:
+    """Compute AP of boxes or masks."""
+    found = COCO()
+    if predictions:
+        found = truth.loadRes(predictions)
+    evaluation = COCOeval(truth, found, kind)
     evaluation.evaluate()
     evaluation.accumulate()
-    # (IoU, recall, class, area, detections an image); -1 where there is nothing to find
-    precision = evaluation.eval['precision'][:, :, :, 0, -1]
-    precision = np.where(precision > -1, precision, np.nan) * 100
-    return np.stack([precision.mean((0, 1)), precision[0].mean(0)])
-
-
-def table(truth: COCO, found: dict[str, list]) -> Table:
-    """Return a row for every class and one for all, columns for boxes and masks."""
-    out = Table()
-    out.add_column('class')
-    columns = []
-    for kind, predictions in found.items():
-        for name, values in zip(('AP', 'AP50'), average_precisions(truth, predictions, kind)):
-            out.add_column(f'{KINDS[kind]} {name}', justify='right')
-            columns.append([*values, np.nanmean(values) if np.isfinite(values).any() else np.nan])
-    names = [truth.cats[c]['name'] for c in sorted(truth.cats)]
-    for name, *values in zip([*names, 'all'], *columns):
-        style = 'bold' if name == 'all' else None
-        cells = ['-' if np.isnan(value) else f'{value:.1f}' for value in values]
-        out.add_row(name, *cells, style=style, end_section=name == names[-1])
-    return out
+    return precisions(evaluation)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -79,15 +56,15 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f'there is no {args.prefix}.bbox.json: name what outfile_prefix was')
     truth = COCO()
     truth.dataset = load(args.annotations)
-    found = {kind: load(path) for kind, path in files.items()}
+    predictions = {kind: load(path) for kind, path in files.items()}
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools says what it does
             truth.createIndex()
-            result = table(truth, found)
+            found = [evaluate(truth, rows, kind) for kind, rows in predictions.items()]
     except (AssertionError, KeyError, TypeError) as error:
         text = f'{args.prefix} does not fit {args.annotations}: {type(error).__name__} {error}'
         raise UserError(text) from error
-    Console().print(result)
+    print(by_class(Found(found[0].classes, [each for part in found for each in part.figures])))
 
 
 if __name__ == '__main__':

@@ -10,13 +10,13 @@ out=work_dirs/demo
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 "$python" tools/make_shapes.py data/shapes
+resume=
+if [ -e "$out/last_checkpoint" ]; then resume=--resume; fi
 echo "training (about 4 minutes on two CPU cores); log: $out"
-"$python" tools/train.py "$config" --work-dir "$out" --resume "$@"
+"$python" tools/train.py "$config" --work-dir "$out" ${resume:+"$resume"} "$@"
 rm -rf "$out/predictions"
 "$python" tools/test.py "$config" "$(<"$out/last_checkpoint")" --work-dir "$out/test" \
-  --show-dir "$out/predictions" --cfg-options test_evaluator.outfile_prefix="$out/test/found"
+  --show-dir "$out/predictions"
 "$python" tools/plot_log.py "$out"
-echo
-"$python" tools/coco_table.py data/shapes/coco/annotations/instances_val2017.json "$out/test/found"
 echo "images, ground truth left and prediction right: $out/predictions"
 echo "losses and AP: $out/curves.png"

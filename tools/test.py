@@ -130,6 +130,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         cli.check_output(args.out, [args.config, args.checkpoint])
     if cli.is_exported(args.checkpoint):
         cli.evaluate_exported(cfg, args)
+    if args.fast_eval:
+        cli.evaluate_fast(cfg)
     if args.submit:
         cli.submit(cfg, args.submit, [args.config, args.checkpoint])
     cli.preflight(cfg, 'test_dataloader')
@@ -160,6 +162,9 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     else:
         load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)
     runner.test()
+    if not args.submit:
+        model = () if cli.is_exported(args.checkpoint) else (args.config,)
+        cli.say_next(runner, *model, args.checkpoint)
 
 
 if __name__ == '__main__':

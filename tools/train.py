@@ -6,12 +6,21 @@ Examples:
 """
 
 import argparse
+import os
+import os.path as osp
 from typing import List, Optional
 
 import torch
 from mmengine.config import Config
 
 from gcvit_mm import UserError, cli
+
+# Where curves may go too: packages, and mmengine's backends.
+LOGGERS = {
+    'tensorboard': 'TensorboardVisBackend',
+    'wandb': 'WandbVisBackend',
+    'mlflow': 'MLflowVisBackend',
+}
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -39,7 +48,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         action='store_true',
         help='scale the learning rate to the batch size at hand',
     )
-    parser.add_argument('--tensorboard', action='store_true', help='also log for TensorBoard')
+    for name in LOGGERS:
+        parser.add_argument(f'--{name}', action='store_true', help=f'also log for {name}')
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
@@ -68,8 +78,19 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr: this config names no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
-    if args.tensorboard:
-        cfg.visualizer.vis_backends.append(dict(type='TensorboardVisBackend'))
+    if args.fast_eval:
+        cli.evaluate_fast(cfg)
+    for name, backend in LOGGERS.items():
+        if getattr(args, name):
+            cli.need_package(f'--{name}', name, name)
+            cfg.visualizer.vis_backends.append(dict(type=backend))
+    if args.mlflow:  # which from version 3 on writes no plain folders
+        folder, server = osp.abspath(cfg.work_dir), os.environ.get('MLFLOW_TRACKING_URI')
+        cfg.visualizer.vis_backends[-1].update(
+            exp_name=osp.splitext(osp.basename(args.config))[0],
+            tracking_uri=server or f'sqlite:///{folder}/mlflow.db',
+            artifact_location=None if server else f'{folder}/mlflow',
+        )
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -2,6 +2,8 @@
 # what stands above the line, train. docs/own_data.md explains every setting.
 _base_ = '../mask_gcvit_t_1x.py'
 
+import os.path as osp
+
 from gcvit_mm.visualization.palette import distinct_colours
 
 data_root = 'data/own/'
@@ -40,7 +42,7 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **val, **dataset))
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    ann_file=data_root + val['ann_file'], metric=['bbox', 'segm'] if masks else 'bbox'
+    ann_file=osp.join(data_root, val['ann_file']), metric=['bbox', 'segm'] if masks else 'bbox'
 )
 test_evaluator = val_evaluator
 bbox_head = _base_.model.roi_head.bbox_head  # Cascade R-CNN has a list of them

@@ -85,6 +85,11 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
+        if not _is_saved(path):
+            raise CheckpointError(
+                f'checkpoint {path} is damaged or no checkpoint: name one that a training saved, '
+                'or fetch it again'
+            ) from error
         if 'weights_only' in str(error).lower() and not trust_checkpoint:
             raise CheckpointError(
                 f'checkpoint {path} is no plain file of weights (it holds other Python objects, '
@@ -109,6 +114,12 @@ def read_checkpoint(source: str, trust_checkpoint: bool = False) -> Dict[str, An
     if isinstance(meta, dict):
         meta.pop('config', None)  # mmengine runs it when a run is resumed
     return checkpoint
+
+
+def _is_saved(path: str) -> bool:
+    """Whether a file begins as archives and pickles do."""
+    with open(path, 'rb') as file:
+        return file.read(4).startswith((b'PK', b'\x80'))
 
 
 def unwrap(checkpoint: Dict[str, Any], ema: bool = False) -> Dict[str, torch.Tensor]:

@@ -17,3 +17,5 @@ from .rehearsal import rehearse
 from .runner import build_model, build_runner
 from .running import run_tool
 from .submission import submission, submit
+from .tables import evaluate_fast, need_package
+from .terminal import say_next

@@ -42,5 +42,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--check', action='store_true', help='check config, data and devices, then stop'
     )
+    parser.add_argument(
+        '--fast-eval',
+        action='store_true',
+        help='compute the same AP with faster-coco-eval',
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)

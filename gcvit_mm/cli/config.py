@@ -1,17 +1,20 @@
 """Reading a config, and what can be wrong with it before anything is built from it."""
 
+import contextlib
 import difflib
+import glob
 import inspect
-import os
 import os.path as osp
 from typing import Any, Optional
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..addresses import config_path, home
 from ..datacheck.datasets import LOADERS, dicts_inside
 from ..errors import UserError
 from ..messages import described
+from .terminal import import_quietly
 
 # Settings that must be dicts, and the least values of counts.
 SECTIONS = (
@@ -43,11 +46,7 @@ def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         UserError: If it does not exist or does not parse, or a setting has the wrong type.
     """
     if not osp.isfile(path):
-        folder = osp.dirname(path) or '.'
-        names = sorted(os.listdir(folder)) if osp.isdir(folder) else []
-        close = difflib.get_close_matches(osp.basename(path), names, n=1, cutoff=0.4)
-        hint = f'did you mean {osp.join(folder, close[0])}?' if close else 'check the path'
-        raise UserError(f'config {path} does not exist: {hint}')
+        raise UserError(f'config {path} does not exist: {_config_hint(path)}')
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program
@@ -64,7 +63,21 @@ def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     if 'model' not in cfg:
         raise UserError(f'config {path} has no model: give one of the files beside _base_')
     check_types(cfg)
+    import_quietly(cfg)
     return cfg
+
+
+def _config_hint(path: str) -> str:
+    """What may be meant by a path where no config is: a shipped one, or a neighbour."""
+    with contextlib.suppress(UserError):
+        return f'name {osp.relpath(config_path(path))}'
+    folder = osp.dirname(path) or '.'
+    names = sorted(glob.glob(osp.join(folder, '*.py')))
+    names += glob.glob(str(home() / 'configs' / '*.py'))
+    found = {osp.basename(name): osp.relpath(name) for name in reversed(names)}
+    name = osp.splitext(osp.basename(path))[0] + '.py'
+    close = difflib.get_close_matches(name, found, n=1)
+    return f'did you mean {found[close[0]]}?' if close else 'check the path'
 
 
 def _culprit(path: str, cfg_options: dict) -> str:

@@ -9,6 +9,7 @@ from ..deploy.evaluation import FileModel
 from ..deploy.metadata import pipeline_of
 from ..deploy.onnx import TASKS
 from ..errors import UserError
+from .terminal import import_quietly
 
 SCOPES = {task: scope for scope, task in TASKS.items()}
 VISUALIZERS = {
@@ -41,6 +42,7 @@ def open_exported(path: str) -> Tuple[Config, FileModel, dict]:
             test_dataloader=dict(dataset=dict(pipeline=pipeline_of(facts, path))),
         )
     )
+    import_quietly(cfg)
     init_default_scope(cfg.default_scope)
     palette = facts['palette'] and [tuple(colour) for colour in facts['palette']]
     return cfg, model, dict(classes=facts['classes'], palette=palette)

@@ -16,7 +16,6 @@ from ..engine.resuming import numbered_checkpoints, restarts
 from ..errors import CheckpointError, UserError
 from .config import replace_data_root
 from .devices import check_devices, local_rank, use_cpu
-from .terminal import import_quietly
 
 # Strategies that a run can go on with.
 RESUMED = (
@@ -32,7 +31,6 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         UserError: If there are more processes than GPUs, or the data is missing.
     """
-    import_quietly(cfg)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
@@ -63,6 +61,11 @@ def preflight(cfg: Config, *loaders: str, training: bool = False) -> None:
         UserError: With what does not fit; the message names it and the fix.
     """
     first = local_rank() == 0
+    if not cfg.get(loaders[0]):
+        raise UserError(
+            f'{cfg.filename} has no {loaders[0]}: give one of the files beside _base_, or begin '
+            'with configs/templates (docs/own_data.md)'
+        )
     if first and training:
         check_strategy(cfg)
         check_restarts(cfg)
@@ -151,12 +154,20 @@ def check_restarts(cfg: Config) -> None:
 
 
 def check_unused(cfg: Config) -> None:
-    """Check that a run that starts anew does not do so among the checkpoints of another.
+    """Check that a run starts anew where no checkpoints are, and resumes where there are some.
+
+    One that a launcher has started again may have saved nothing yet.
 
     Raises:
-        UserError: If there are some in its work dir.
+        UserError: If there are some in its work dir, or none to resume from.
     """
     last = next(iter(numbered_checkpoints(cfg.work_dir)), None)
+    named = cfg.get('load_from') or osp.exists(osp.join(cfg.work_dir, 'last_checkpoint'))
+    if cfg.get('resume') and not (last or named or restarts()):
+        raise UserError(
+            f'--resume: {cfg.work_dir} has no checkpoint: leave --resume out to begin, or name '
+            'another --work-dir, or a checkpoint with --resume FILE'
+        )
     if last and not cfg.get('resume') and not restarts():
         raise UserError(
             f'{last} is of an earlier run, whose files a new one would replace: --resume to go on '
@@ -171,6 +182,8 @@ def check_writable(folder: str) -> None:
         UserError: If nothing can be written.
     """
     place = osp.abspath(folder)
+    if osp.isfile(place):
+        raise UserError(f'--work-dir {folder} is a file: name a folder')
     while not osp.exists(place) and osp.dirname(place) != place:
         place = osp.dirname(place)
     try:

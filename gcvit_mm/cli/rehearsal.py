@@ -3,8 +3,9 @@
 import contextlib
 import copy
 import io
+import os
 import tempfile
-from typing import Any, Optional
+from typing import Any, Iterator, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -12,8 +13,20 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..engine.monitoring import check_pooled
+from ..errors import UserError
+from ..messages import one_line
 from .guards import guard
 from .terminal import described
+
+# Heads of the three libraries, and what those have that take maps and nothing else.
+HEADS = dict(
+    rpn_head='prior_generator',
+    bbox_head='prior_generator',
+    decode_head='_transform_inputs',
+    auxiliary_head='_transform_inputs',
+    head='pre_logits',
+)
 
 
 class Rehearsal(Runner):
@@ -47,18 +60,60 @@ def rehearse(cfg: Config, training: bool = False) -> str:
     rehearsed = copy.deepcopy(cfg)
     for key in ('runner_type', 'strategy'):  # they divide a model for its training
         rehearsed.pop(key, None)
+    if isinstance(rehearsed.get('visualizer'), dict):
+        rehearsed.visualizer.vis_backends = None  # some begin a run on a server
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         rehearsed.merge_from_dict(
             dict(work_dir=folder, launcher='none', load_from=None, resume=False, log_level='ERROR')
         )
         runner = Rehearsal.from_cfg(rehearsed)
         guard(runner)
+        rehearse_maps(runner.model)
         if training:
             rehearse_training(runner)
         lines = described(runner, training)
     if training:
         lines['schedule'] += ' a process'
     return f'ready: {"; ".join(lines.values())}; results go to {cfg.work_dir}'
+
+
+def rehearse_maps(model: Any) -> None:
+    """Let maps without values go through neck and heads, as far as those look at shapes alone.
+
+    Raises:
+        UserError: If one does not take the channels that the part before it gives.
+    """
+    model.eval()
+    part, maps = 'backbone', None
+    try:
+        with torch.no_grad():
+            image = torch.empty(2, getattr(model.backbone, 'in_channels', 3), 224, 224)
+            maps = model.backbone(image.to('meta'))
+            for part, module in list(parts_behind(model)):
+                given = module(maps)
+                maps = given if part == 'model.neck' else maps
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if maps is None or 'meta' in str(error).lower():  # of other sizes only, or asks for values
+            return
+        widths = [each.shape[1] for each in maps if isinstance(each, torch.Tensor)]
+        raise UserError(
+            f'{part} does not take maps of {widths} channels ({one_line(error)}): correct its '
+            'in_channels'
+        ) from error
+    except Exception:  # a part that is called in another way
+        return
+
+
+def parts_behind(model: Any) -> Iterator[Tuple[str, nn.Module]]:
+    """Neck and heads of a model that take all maps and nothing else, and their names."""
+    neck = getattr(model, 'neck', None)
+    if neck is not None:
+        yield 'model.neck', neck
+    for name, sign in HEADS.items():
+        heads = getattr(model, name, None)
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+            if head is not None and hasattr(head, sign):
+                yield f'model.{name}', head
 
 
 def rehearse_training(runner: Runner) -> None:
@@ -68,5 +123,6 @@ def rehearse_training(runner: Runner) -> None:
     if not isinstance(wrapper, OptimWrapper):  # DeepSpeed's, to which this runner has no schedule
         wrapper = OptimWrapper(wrapper.optimizer)
     runner.optim_wrapper = wrapper
+    check_pooled(runner.cfg, runner.model, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
     if runner.param_schedulers is not None:
         runner.build_param_scheduler(runner.param_schedulers)

@@ -6,6 +6,7 @@ import importlib
 import io
 import logging
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -18,14 +19,18 @@ from mmengine.runner import IterBasedTrainLoop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..datacheck.datasets import SCOPES
 from ..planning.complexity import count_parameters
+from .tables import Evaluation
 
 # What only the log file keeps: the machine, the config, the hooks, the rate of each parameter,
-# and what mmengine warns its own callers of.
+# what mmengine warns its own callers of, and tables of metrics, as one is shown at the end.
 UNSHOWN = re.compile(
     r'\n-+\nSystem environment|Config:\n|Hooks will be executed|paramwise_options|'
     r'"FileClient" will be|"HardDiskBackend" is|The prefix is not set in metric|'
-    r'Distributed training is not used|Exp name: '
+    r'Distributed training is not used|Exp name: |'
+    r'Please make sure that the mlflow server|'
+    r'per class results:|\n\+-|\w+_mAP_copypaste'
 )
 
 # What the bar says.
@@ -34,10 +39,12 @@ PROGRESS = re.compile(r'(Iter|Epoch)\((train\)|.*eta:)')
 
 def import_quietly(cfg: Config) -> None:
     """Import the library of a config without its words on what nobody asked for."""
-    for words in ('Default ``avg_non_ignore``', 'The draw is False'):
+    for words in ('Default ``avg_non_ignore``', 'The draw is False', 'faster_coco_eval is not'):
         warnings.filterwarnings('ignore', words)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(ImportError):
-        importlib.import_module(f'{cfg.get("default_scope")}.datasets')
+    if cfg.get('default_scope') in SCOPES:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(ImportError):
+            importlib.import_module(f'{cfg.default_scope}.datasets')
+            importlib.import_module(f'{cfg.default_scope}.evaluation')
 
 
 class Brief:
@@ -57,17 +64,48 @@ def terminals(logger: Any) -> list:
 
 
 class RunReport(Hook):
-    """Says in five lines what is run, before it runs, and after training what to do with it."""
+    """Says in five lines what is run, before it runs; after it a table, and what to do next.
+
+    Training ends with the table of the evaluation that its best checkpoint comes from.
+    """
 
     priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self.evaluation, self.table = Evaluation(()), ''
+        self.best: Optional[str] = None
 
     def before_train(self, runner: Any) -> None:
         """Say it of training."""
         self.say(runner, training=True)
+        self.best = runner.message_hub.runtime_info.get('best_ckpt')
+        self.watch(runner, runner.val_loop)
 
     def before_test(self, runner: Any) -> None:
         """Say it of a test."""
         self.say(runner, training=False)
+        self.watch(runner, runner.test_loop)
+
+    def watch(self, runner: Any, loop: Any) -> None:
+        """Have what the metrics of a loop compute at hand."""
+        metrics = getattr(getattr(loop, 'evaluator', None), 'metrics', ())
+        self.evaluation = Evaluation(metrics, bool(runner.cfg.get('fast_eval')))
+
+    def after_val_epoch(self, runner: Any, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Keep the table of the best evaluation; of the last one where none is the best."""
+        table = self.evaluation.table(metrics)
+        best = runner.message_hub.runtime_info.get('best_ckpt')
+        if table and (best != self.best or not best or not self.table):
+            self.best = best
+            steps = isinstance(runner.train_loop, IterBasedTrainLoop)
+            when = f'iteration {runner.iter}' if steps else f'epoch {runner.epoch}'
+            self.table = f'evaluation at {when}:\n{table}'
+
+    def after_test_epoch(self, runner: Any, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Show the table of the test."""
+        table = self.evaluation.table(metrics)
+        if table:
+            runner.logger.info(f'test:\n{table}')
 
     def say(self, runner: Any, training: bool) -> None:
         """Write the lines into the log."""
@@ -76,13 +114,20 @@ class RunReport(Hook):
             runner.logger.info(f'{name:<9}{text}')
 
     def after_train(self, runner: Any) -> None:
-        """Name the best checkpoint, or else the last one, and what to type next."""
+        """Show the table, the best checkpoint, or else the last one, and what to type next."""
+        if self.table:
+            runner.logger.info(self.table)
         kept = runner.message_hub.runtime_info
         path = kept.get('best_ckpt') or kept.get('last_ckpt')
         if path:
             runner.logger.info(f'{"best" if kept.get("best_ckpt") else "last":<9}{path}')
-            words = f'{runner.cfg.filename} {path} IMAGES --out-dir drawn'
-            runner.logger.info(f'{"next":<9}python tools/predict.py {words}')
+            say_next(runner, runner.cfg.filename, path)
+
+
+def say_next(runner: Any, *model: str) -> None:
+    """Say what to type to predict with a config and a checkpoint, or with an exported file."""
+    words = ' '.join(shlex.quote(word) for word in model)
+    runner.logger.info(f'{"next":<9}python tools/predict.py {words} IMAGES --out-dir drawn')
 
 
 def described(runner: Any, training: bool) -> Dict[str, str]:

@@ -12,6 +12,10 @@ from .report import Report, report_missing, some
 
 # Said of objects that mmdet passes over.
 LEFT_OUT = '(left out)'
+BOXES_ONLY = (
+    'without a mask (segmentation): add masks, or train on boxes alone, by masks = False in '
+    'configs/templates/own_detection.py'
+)
 NO_MASK = 'whose segmentation is no list of polygons and no mask'
 FAR = 100_000  # pixels; pycocotools counts every pixel of a border, in 32 bits
 
@@ -34,10 +38,15 @@ def read_coco(path: str, report: Report, annotated: bool = True) -> dict:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             report.error(f'{path}: its {part} are no list of dicts: it is not in COCO format')
             return {}
-        odd = [row['id'] for row in rows if not isinstance(row.get('id', 0), (int, str))]
-        if odd:
-            report.error(f'{path}: {part} have ids that are no numbers: {some(odd)}')
-            return {}
+        keys = ('id', 'image_id', 'category_id') if part == 'annotations' else ('id',)
+        for key in keys:
+            odd = [row[key] for row in rows if not isinstance(row.get(key, 0), int)]
+            if odd:
+                report.error(
+                    f'{path}: {part}: {key} is no whole number ({some(map(repr, odd))}): write '
+                    'numbers, without quotes, in all that names it'
+                )
+                return {}
     return content
 
 
@@ -99,7 +108,9 @@ def check_coco(
     for row in annotations:
         key = row.get('id')
         lacking = needed - set(row)
-        if lacking:
+        if masks and not row.get('segmentation') and not row.get('iscrowd'):
+            found[f'annotations {BOXES_ONLY}'].append(key)
+        elif lacking:
             found[f'annotations without {some(sorted(lacking))}'].append(key)
         elif not is_listed(row['image_id'], sizes):
             found['annotations of an image that is not listed'].append(key)
@@ -119,7 +130,8 @@ def check_coco(
             f'{where}: {len(keys)} {kind}: ids {some(keys)}'
         )
     if not used:
-        report.error(f'{where}: no objects at all')
+        if not found:
+            report.error(f'{where}: no objects at all')
         return
     if like_corners(boxes):
         report.error(

@@ -36,8 +36,8 @@ def check_data(cfg: Config, *loaders: str) -> None:
                 path = osp.join(root, path)
                 if '://' not in path and not osp.exists(path):
                     raise UserError(
-                        f'{loader}: {path} does not exist: put the data there (docs/data.md '
-                        'says how it is laid out) or name its folder with --data-root'
+                        f'{loader}: {path} does not exist: put the data there, or name its folder '
+                        'with --data-root or as data_root of the config (docs/data.md)'
                     )
             if node.get('type') in CLASS_FOLDER_DATASETS and paths:
                 _check_class_folders(loader, node, osp.join(root, paths[0]))
@@ -45,6 +45,12 @@ def check_data(cfg: Config, *loaders: str) -> None:
         for node in dicts_inside(cfg.get(evaluator) or {}):
             path = node.get('ann_file')
             if path and '://' not in path and not osp.isfile(path):
+                root = str(cfg.get('data_root') or '')
+                slashed = osp.join(root, path[len(root) :])
+                if root and path.startswith(root) and osp.isfile(slashed):
+                    raise UserError(
+                        f"{evaluator}: {path} does not exist: end data_root with a slash, '{root}/'"
+                    )
                 raise UserError(
                     f'{evaluator}: {path} does not exist: name the annotations of {loader}'
                 )

@@ -9,6 +9,8 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
 from .damage import CHANGES, start_again
@@ -60,13 +62,46 @@ def image_paths(batch: Any) -> List[str]:
 
 @HOOKS.register_module()
 class CheckBatchSize(Hook):
-    """Warns once when the learning rate is meant for another number of images a step."""
+    """Warns once when the learning rate is meant for another number of images a step.
+
+    Refuses one image a step where a norm would have one value a channel.
+    """
 
     def before_train(self, runner: Runner) -> None:
-        """Warn at the start of training."""
+        """Look at the start of training.
+
+        Raises:
+            UserError: If one image is too few.
+        """
+        check_pooled(runner.cfg, runner.model, get_world_size())
         advice = batch_size_advice(runner.cfg, get_world_size())
         if advice:
             runner.logger.warning(advice)
+
+
+def check_pooled(cfg: Config, model: nn.Module, processes: int = 1) -> None:
+    """Check that a batch norm over a map that is pooled to 1x1, as UperNet has it, has two images.
+
+    Args:
+        cfg: The config.
+        model: The model, built.
+        processes: Number of processes (GPUs).
+
+    Raises:
+        UserError: If it has one.
+    """
+    images = (cfg.get('train_dataloader') or {}).get('batch_size')
+    for name, module in model.named_modules() if images == 1 else ():
+        if not (isinstance(module, nn.Sequential) and len(module) > 1):
+            continue
+        norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+        synced = cfg.get('sync_bn') or any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+        pooled = getattr(module[0], 'output_size', None) in (1, (1, 1))
+        if norms and pooled and not (synced and processes > 1):
+            raise UserError(
+                f'train_dataloader.batch_size is 1, but {name} of the model has a batch norm over '
+                'a map of one pixel, which needs two images: train_dataloader.batch_size=2'
+            )
 
 
 def batch_size_advice(cfg: Config, processes: int = 1) -> str:

@@ -16,10 +16,10 @@ from .. import cli
 from ..addresses import config_path
 from ..checkpoints import load_model
 from ..cli.config import check_types
+from ..cli.terminal import import_quietly
 from ..datacheck.pipeline import CheckedPipeline
 from ..deploy.metadata import dataset_meta
 from ..errors import UserError
-from ..messages import described
 from .inputs import Image, list_images
 from .results import Classification, Detections, Path, Prediction, Predictions, Segmentation
 
@@ -147,9 +147,9 @@ def find_device(name: Optional[str] = None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except Exception as error:  # an AssertionError where torch has no CUDA
-        raise UserError(
-            f"there is no device '{name}' ({described(error)}): give 'cpu', or e.g. 'cuda:0'"
-        ) from error
+        count = torch.cuda.device_count()
+        gpus = f"'cuda:0' to 'cuda:{count - 1}' are" if count else 'no GPU is found here'
+        raise UserError(f"there is no device '{name}' ({gpus}): give 'cpu'") from error
 
 
 def load(
@@ -183,6 +183,7 @@ def load(
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
         check_types(cfg)
+        import_quietly(cfg)
     else:
         cfg = cli.load_config(config_path(name))
     scope = cfg.get('default_scope')

@@ -41,6 +41,26 @@ def test_full_disk_is_seen_before_training(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_nothing_to_resume_from(tmp_path, monkeypatch):
+    """A run is asked to go on with one that is not there; what was started again may begin."""
+    with pytest.raises(UserError, match='--resume: .* has no checkpoint: leave --resume out'):
+        check_unused(config(tmp_path / 'misspelt', resume=True))
+    check_unused(Config(dict(work_dir=str(tmp_path), load_from='iter_6.pth', resume=True)))
+    (tmp_path / 'last_checkpoint').write_text('elsewhere/iter_6.pth')
+    check_unused(config(tmp_path, resume=True))
+    for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, '1')
+            check_unused(config(tmp_path / 'new', resume=True))
+
+
+def test_file_in_the_place_of_a_folder(tmp_path):
+    """It is said to be one."""
+    (tmp_path / 'notes.txt').touch()
+    with pytest.raises(UserError, match=r'notes.txt is a file: name a folder'):
+        check_writable(str(tmp_path / 'notes.txt'))
+
+
 def test_folder_that_is_none(tmp_path):
     """A file stands where a folder must be made."""
     (tmp_path / 'file').touch()

@@ -3,7 +3,12 @@
 import re
 
 import pytest
+from mmengine.config import Config
+from torch import nn
 
+from gcvit_mm import UserError
+from gcvit_mm.cli.rehearsal import rehearse_maps
+from gcvit_mm.engine.monitoring import check_pooled
 from support.running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error, run
 
 pytest.importorskip('mmdet')
@@ -60,6 +65,7 @@ def test_epochs(shapes, tmp_path):
         ('train_dataloader.dataset.ann_file=annotations', 'IsADirectoryError'),
         ('val_evaluator.metrc=bbox', '(did you mean metric?) cannot be built'),
         ('param_scheduler.0.ennd=3', "unexpected keyword argument 'ennd'"),
+        ('model.rpn_head.in_channels=100', 'model.rpn_head does not take maps of [128, 128, 128,'),
         ('default_hooks.logger.intervall=3', '(did you mean interval?) cannot be built'),
     ],
 )
@@ -67,6 +73,79 @@ def test_what_is_not(option, said, shapes, tmp_path):
     """Each of them passed, and ended the run when it was built."""
     words = [DET, '--work-dir', tmp_path / 'work', '--data-root', shapes / FOLDERS[DET]]
     assert said in one_line_error('train.py', *words, '--check', '--cfg-options', option)
+
+
+def test_neck_of_another_backbone(shapes, tmp_path):
+    """Whoever wrote it, the maps of a backbone must fit."""
+    config = tmp_path / 'config.py'
+    backbone = "dict(_delete_=True, type='ResNet', depth=18, norm_cfg=dict(type='BN'))"
+    config.write_text(
+        f"_base_ = '{ROOT / DET}'\noptim_wrapper = dict(paramwise_cfg=None)\n"
+        f'model = dict(backbone={backbone}, neck=dict(in_channels=[64, 128, 250, 512]))\n'
+    )
+    words = [config, '--work-dir', tmp_path / 'work', '--data-root', shapes / FOLDERS[DET]]
+    assert 'model.neck does not take maps of [64, 128, 256, 512] channels' in one_line_error(
+        'train.py', *words, '--check'
+    )
+    options = ['--cfg-options', 'model.neck.in_channels=[64,128,256,512]']
+    assert 'ready: MaskRCNN on ResNet' in run('train.py', *words, '--check', *options)
+
+
+class Odd(nn.Module):
+    """A backbone of one size of images, or a head that is called in another way."""
+
+    prior_generator = None
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, maps):
+        if self.kind == 'values':
+            return maps[0].sum().item()
+        if self.kind == 'arguments':
+            return self(maps, maps)
+        assert maps.shape[-1] == self.kind, 'images of another size'
+        return [maps]
+
+
+@pytest.mark.parametrize('backbone, head', [(64, 64), (224, 'values'), (224, 'arguments')])
+def test_models_of_another_kind_are_let_pass(backbone, head):
+    """Where nothing can be known without values or other sizes, nothing is said."""
+    model = nn.Module()
+    model.backbone, model.bbox_head = Odd(backbone), Odd(head)
+    rehearse_maps(model)
+
+
+def test_one_image_a_step(shapes, tmp_path):
+    """UperNet pools to one pixel, of which a batch norm of one image makes nothing."""
+    words = [SEG, '--work-dir', tmp_path / 'work', '--data-root', shapes / FOLDERS[SEG], '--check']
+    options = ['--cfg-options', 'train_dataloader.batch_size=1']
+    line = one_line_error('train.py', *words, *options)
+    assert 'batch_size is 1, but decode_head.psp_modules.0' in line
+    assert 'needs two images: train_dataloader.batch_size=2' in line
+    checkpoint = tmp_path / 'x.pth'
+    checkpoint.touch()
+    assert 'ready: ' in run('test.py', SEG, checkpoint, *words[1:], *options)
+
+
+def test_norms_of_several_processes_take_one_image():
+    """SyncBN counts the images of all; a pooled map without a norm is no matter."""
+    cfg = Config(dict(train_dataloader=dict(batch_size=1)))
+    pool, norm = nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4)
+
+    def model(*layers):
+        return nn.ModuleList([nn.Sequential(*layers)])
+
+    check_pooled(cfg, model(pool, nn.Conv2d(4, 4, 1), nn.ReLU()))
+    check_pooled(cfg, model(nn.AdaptiveAvgPool2d(2), norm))
+    check_pooled(cfg, model(pool, nn.SyncBatchNorm(4)), 2)
+    for layer, processes in ((nn.SyncBatchNorm(4), 1), (norm, 1), (norm, 2)):
+        with pytest.raises(UserError, match='batch_size is 1, but 0 of .* needs two images'):
+            check_pooled(cfg, model(pool, nn.Conv2d(4, 4, 1), layer), processes)
+    check_pooled(Config(dict(cfg, sync_bn='torch')), model(pool, norm), 2)
+    cfg.train_dataloader.batch_size = 2
+    check_pooled(cfg, model(pool, norm))
 
 
 def test_no_workers(shapes, tmp_path):

@@ -109,6 +109,11 @@ def corners(content):
         row['bbox'] = [x, y, x + w, y + h]
 
 
+def quoted(content):
+    for row in content['annotations']:
+        row['image_id'] = str(row['image_id'])
+
+
 def not_a_number(content):
     content['annotations'][0]['bbox'][2] = float('nan')
 
@@ -121,7 +126,11 @@ def not_a_number(content):
         (same_annotation, 'annotation ids missing or not unique'),
         (stranger, '1 annotations of an unknown category: ids'),
         (lost_image, '1 annotations of an image that is not listed: ids'),
-        (no_mask, '1 annotations without segmentation: ids'),
+        (
+            no_mask,
+            '1 annotations without a mask (segmentation): add masks, or train on boxes alone',
+        ),
+        (quoted, "annotations: image_id is no whole number ('1', '1'"),
         (misspelt, 'has no category square (circle, sqare, triangle and 2 more)'),
         (reordered, 'categories in another order, cross, star, triangle and 2 more'),
         (same_name, 'more than one category circle'),

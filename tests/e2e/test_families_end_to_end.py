@@ -120,7 +120,6 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
         tmp_path,
         '--data-root',
         shapes / 'coco',
-        '--resume',
         '--cfg-options',
         *iterations(6),
         *SMALL_RCNN,
@@ -144,7 +143,7 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
     step = int(saved.stem.split('_')[1])
     assert step < 6 and not (tmp_path / 'iter_6.pth').exists()
 
-    output = run(*command, env=dict(PORT=free_port()))
+    output = run(*command[:3], '--resume', *command[3:], env=dict(PORT=free_port()))
     assert f'resumed epoch: 0, iter: {step}' in output
     assert min(losses(output)) == step + 1 and max(losses(output)) == 6
     assert 'coco/bbox_mAP_50:' in output

@@ -142,7 +142,7 @@ def test_killed_training_goes_on(shapes, tmp_path):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmcv._ext', reason='the compiled ops of mmcv are not installed')
 
-    def command(work_dir):
+    def command(work_dir, *more):
         return [
             'train.py',
             'configs/mask_gcvit_xxt_shapes.py',
@@ -150,7 +150,7 @@ def test_killed_training_goes_on(shapes, tmp_path):
             work_dir,
             '--data-root',
             shapes / 'coco',
-            '--resume',
+            *more,
             '--cfg-options',
             *iterations(6),
             *SMALL_RCNN,
@@ -172,7 +172,7 @@ def test_killed_training_goes_on(shapes, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert not (tmp_path / 'killed/iter_6.pth').exists()
-    resumed = run(*command(tmp_path / 'killed'))
+    resumed = run(*command(tmp_path / 'killed', '--resume'))
     expected, found = losses(whole), losses(resumed)
     assert sorted(expected) == [1, 2, 3, 4, 5, 6] and sorted(found) == [4, 5, 6]
     assert len(set(expected.values())) == 6 and re.search(r'loss: \d+\.\d{7}', whole)

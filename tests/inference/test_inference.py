@@ -229,7 +229,7 @@ def test_wrong_names(checkpoints, tmp_path):
         ),
         (NAMES['cls'], 'x.pth', 'cpu', r'checkpoint x\.pth does not exist'),
         (cfg, checkpoints['det'], 'cpu', 'does not fit the ImageClassifier'),
-        (cfg, checkpoints['cls'], 'gpu', "no device 'gpu'"),
+        (cfg, checkpoints['cls'], 'gpu', r"no device 'gpu' \(.*\): give 'cpu'$"),
         ('_base_/backbones/gcvit_t.py', 'x.pth', 'cpu', 'has no model'),
     ):
         with pytest.raises((UserError, CheckpointError), match=line):

@@ -1,6 +1,6 @@
 """Exported files in the place of a checkpoint, for tools/test.py and tools/predict.py."""
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -23,8 +23,22 @@ def is_exported(path: str) -> bool:
     return path.lower().endswith('.onnx')
 
 
-def open_exported(path: str) -> Tuple[Config, FileModel, dict]:
+def check_engine(engine: Optional[str], path: str) -> None:
+    """Check that an engine is only named for an exported file.
+
+    Raises:
+        UserError: If it is named for a checkpoint.
+    """
+    if engine and not is_exported(path):
+        raise UserError(f'--engine: runs FILE.onnx, not {path}: export it (tools/export_onnx.py)')
+
+
+def open_exported(path: str, engine: Optional[str] = None) -> Tuple[Config, FileModel, dict]:
     """Open a file for drawing what it predicts.
+
+    Args:
+        path: The file.
+        engine: What runs it.
 
     Returns:
         A config with what drawing needs, the model, class names and colours.
@@ -32,7 +46,7 @@ def open_exported(path: str) -> Tuple[Config, FileModel, dict]:
     Raises:
         UserError: If the file is none of ours, or does not say how pictures are resized.
     """
-    model = FileModel(path)
+    model = FileModel(path, engine or 'onnxruntime')
     facts = model.predictor.facts
     cfg = Config(
         dict(
@@ -58,7 +72,8 @@ def evaluate_exported(cfg: Config, args: Any) -> None:
             raise UserError(f'--{name}: goes with checkpoints, not with {args.checkpoint}')
     if args.launcher != 'none':
         raise UserError(f'{args.checkpoint} is evaluated by one process: leave --launcher out')
-    cfg.model = dict(type=f'{FileModel.__module__}.{FileModel.__name__}', path=args.checkpoint)
+    kind = f'{FileModel.__module__}.{FileModel.__name__}'
+    cfg.model = dict(type=kind, path=args.checkpoint, engine=args.engine or 'onnxruntime')
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [hook for hook in hooks if hook.get('type') != 'EMAHook']  # has no weights
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..compat import older_exporter
 from ..errors import UserError
 from .counterparts import detector_to_export
+from .engines import first_line, open_engine
 from .metadata import normalising
-from .predictor import first_line, open_session
 
 Size = Tuple[int, int]
 TASKS = {'mmdet': 'detector', 'mmseg': 'segmentor', 'mmpretrain': 'classifier'}  # by scope
@@ -234,7 +234,7 @@ def verify_onnx(
     Raises:
         UserError: If onnxruntime is missing, cannot run the file, or finds other values.
     """
-    session = open_session(path, torch.get_num_threads())
+    engine = open_engine(path, threads=torch.get_num_threads())
     worst = 0.0
     for batch, height, width in sizes:
         image = model.example(batch, in_channels, height, width)
@@ -242,10 +242,10 @@ def verify_onnx(
         with torch.no_grad():
             wanted = model(image)
         try:
-            found = session.run(None, {'image': image.numpy()})
+            found = engine.run(image.numpy())
         except Exception as error:
             raise UserError(f'{where}: onnxruntime cannot run it: {first_line(error)}') from error
-        for name, a, b in zip([o.name for o in session.get_outputs()], found, wanted):
+        for (name, a), b in zip(found.items(), wanted):
             if a.shape != tuple(b.shape):
                 raise UserError(f'{where}: {name} has shape {a.shape}, torch {tuple(b.shape)}')
             scale = max(1.0, b.abs().max().item())

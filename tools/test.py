@@ -158,7 +158,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     if cli.is_exported(args.checkpoint):
-        cli.check_exported(runner, args)
+        cli.check_exported(runner, args.checkpoint)
     else:
         load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)
     runner.test()

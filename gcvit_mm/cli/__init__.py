@@ -9,7 +9,14 @@ from .arguments import (
 )
 from .config import load_config, replace_data_root
 from .devices import check_devices, use_cpu
-from .exported import check_engine, check_exported, evaluate_exported, is_exported, open_exported
+from .exported import (
+    check_engine,
+    check_exported,
+    evaluate_exported,
+    headlines,
+    is_exported,
+    open_exported,
+)
 from .outputs import check_output, make_folder, save_figure, whole_output
 from .preflight import (
     check_file,

@@ -135,11 +135,11 @@ class Predictor:
             return self.segment(prepared, image.shape[:2], path)
         return self.classify(prepared, image.shape[:2], path)
 
-    def run(self, images: Sequence[np.ndarray]) -> Dict[str, np.ndarray]:
-        """Outputs of the file for pictures (H, W, C) of one size, prepared; C as RGB.
+    def inputs(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """What the file takes for pictures (H, W, C) of one size, prepared; C as RGB.
 
         Raises:
-            UserError: If the file does not take them.
+            UserError: If it does not take them.
         """
         facts = self.facts
         batch = np.stack(images)
@@ -158,7 +158,15 @@ class Predictor:
                 batch = batch[..., ::-1]
             mean, std = (np.array(facts[key], np.float32) for key in ('mean', 'std'))
             batch = (batch - mean) / std
-        x = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+
+    def run(self, images: Sequence[np.ndarray]) -> Dict[str, np.ndarray]:
+        """Outputs of the file for pictures, see :meth:`inputs`.
+
+        Raises:
+            UserError: If the file does not take them.
+        """
+        x = self.inputs(images)
         try:
             return self.engine.run(x)
         except Exception as error:  # the engines' errors have no common class of their own

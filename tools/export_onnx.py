@@ -100,10 +100,9 @@ def chosen_pictures(folder: str, count: int) -> List[str]:
     return [paths[i] for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
 
 
-def make_int8(cfg: Config, plain: str, out: str, paths: List[str]) -> List[str]:
-    """Write a file with 8 bits; say in lines of a table what it costs."""
+def costs(cfg: Config, plain: str, out: str, paths: List[str]) -> List[str]:
+    """What 8 bits cost, as lines of a table."""
     threads = torch.get_num_threads()
-    quantise(plain, out, paths, threads)
     files = {'float32': plain, '8 bits': out}
     rows: Dict[str, List[str]] = {}
     try:
@@ -144,13 +143,16 @@ def main(argv: Optional[List[str]] = None) -> None:
     cli.use_cpu(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     lines = []
-    with cli.whole_output(args.out) as partial, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         plain = args.checkpoint if again else osp.join(folder, 'float32.onnx')
-        if not again:
-            lines += write(cfg, plain if args.int8 else partial, args)
+        with cli.whole_output(args.out) as partial:
+            if not again:
+                lines += write(cfg, plain if args.int8 else partial, args)
+            if args.int8:
+                quantise(plain, partial, paths, torch.get_num_threads())
         if args.int8:
-            lines += make_int8(cfg, plain, partial, paths)
-            lines.append(f'{args.out}: 8 bits, scales from {len(paths)} pictures')
+            lines.append(f'{args.out}: 8 bits, scales from {len(paths)} pictures of {args.int8}')
+            lines += costs(cfg, plain, args.out, paths)
     print('\n'.join(lines))
 
 

@@ -138,7 +138,9 @@ def headlines(cfg: Config, path: str = '', engine: Optional[str] = None, model: 
     for key in ('runner_type', 'strategy'):  # they divide a model for its training
         cfg.pop(key, None)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        cfg.merge_from_dict(dict(work_dir=folder, launcher='none', log_level='ERROR'))
+        # what mmengine keeps by name would write into the folder of the run before
+        cfg.merge_from_dict(dict(work_dir=folder, experiment_name=folder, visualizer=None))
+        cfg.merge_from_dict(dict(launcher='none', log_level='ERROR'))
         runner = build_runner(cfg)
         if model is None:
             check_exported(runner, path)

@@ -1,6 +1,5 @@
 """Exported files with products of 8-bit integers: scales are measured on pictures."""
 
-import json
 import logging
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional, Sequence
@@ -8,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 
 from ..errors import UserError
+from .metadata import write
 from .predictor import Predictor
 
 # Everything else (softmax, norms, boxes) stays in float32: it takes little time, and what it
@@ -71,11 +71,11 @@ def quantise(path: str, out: str, pictures: Sequence[Any], threads: int = 0) -> 
         UserError: If a package is missing, the file is quantised already or cannot be.
     """
     try:
-        import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     except ImportError as error:
         raise UserError('8 bits need onnx and onnxruntime: pip install onnx onnxruntime') from error
-    if is_quantised(Predictor(path).facts):
+    facts = Predictor(path).facts
+    if is_quantised(facts):
         raise UserError(f'{path} has 8 bits already: name the file it was made of')
 
     class Reader(CalibrationDataReader):
@@ -104,9 +104,8 @@ def quantise(path: str, out: str, pictures: Sequence[Any], threads: int = 0) -> 
         raise UserError(
             f'{path} cannot be quantised: {str(error).strip().splitlines()[0]}'
         ) from error
-    model = onnx.load(out)
-    model.metadata_props.add(key='int8', value=json.dumps(dict(pictures=len(pictures))))
-    onnx.save(model, out)
+    # in the place of all that is stored: onnxruntime adds words of its own
+    write(out, dict(facts, int8=dict(pictures=len(pictures))))
 
 
 def is_quantised(facts: Dict[str, Any]) -> bool:

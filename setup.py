@@ -74,6 +74,7 @@ setup(
             'tensorboard',
             'timm',
         ],
+        'openvino': ['openvino>=2026.4'],
         'docs': ['furo', 'myst-parser', 'sphinx', 'sphinx-copybutton'],
     },
     cmdclass={'build_py': BuildWithMim},

@@ -75,6 +75,7 @@ setup(
             'timm',
         ],
         'show': ['gradio>=6'],
+        'openvino': ['openvino>=2026.4'],
         'docs': ['furo', 'myst-parser', 'sphinx', 'sphinx-copybutton'],
     },
     cmdclass={'build_py': BuildWithMim},

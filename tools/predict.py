@@ -125,6 +125,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         help='with --features: CONFIG CHECKPOINT [KEY=VALUE ...] of another model, as a row in the '
         'same sheet; can be repeated',
     )
+    cli.add_engine_argument(parser)
     parser.add_argument('--device', help="e.g. 'cuda:1' or 'cpu'; default: a GPU if there is one")
     parser.add_argument(
         '--trust-checkpoint',
@@ -158,6 +159,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f'--{args.kind}: draws only: give --out-dir, no --json and no --label-maps')
     if args.annotations and not args.json:
         raise UserError('--annotations: goes with --json only')
+    cli.check_engine(args.engine, args.checkpoint)
     for option in (*KINDS, 'layer', 'cfg_options', 'device'):
         if args.exported and getattr(args, option) is not None:
             name = option.replace('_', '-')
@@ -349,7 +351,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
     sources = [Source(args.config, args.checkpoint, args.cfg_options), *args.beside]
-    exported = cli.open_exported(args.checkpoint) if args.exported else None
+    exported = cli.open_exported(args.checkpoint, args.engine) if args.exported else None
     if exported:
         check_results(sources[0], exported[0].default_scope, args)
         configs = [exported[0]]

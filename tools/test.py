@@ -27,6 +27,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_run_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint, or FILE.onnx')
+    cli.add_engine_argument(parser)
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into this folder')
     parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
     parser.add_argument(
@@ -126,6 +127,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.prepare(cfg, args)
     cli.check_file(args.checkpoint, 'checkpoint')
+    cli.check_engine(args.engine, args.checkpoint)
     if args.out:
         cli.check_output(args.out, [args.config, args.checkpoint])
     if cli.is_exported(args.checkpoint):
@@ -158,7 +160,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     if cli.is_exported(args.checkpoint):
-        cli.check_exported(runner, args)
+        cli.check_exported(runner, args.checkpoint)
     else:
         load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)
     runner.test()

@@ -12,7 +12,6 @@ the released models, so that their weights can be used.
 from functools import partial
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -26,6 +25,7 @@ from ..layers import (
     halving_conv,
     halving_max_pool,
     known_equal,
+    resize_cubic,
     to_2tuple,
 )
 from .base import BackboneArgs, BaseBackbone
@@ -113,7 +113,7 @@ class GlobalQuery(nn.Module):
             if i < self.num_pools:
                 x = halving_max_pool(x)
         if not known_equal(x.shape[2:], self.window_size):
-            x = F.interpolate(x, self.window_size, mode='bicubic', align_corners=False)
+            x = resize_cubic(x, self.window_size)
         # head h owns channels h * d ... (h + 1) * d - 1
         return x.reshape(x.shape[0], self.num_heads, -1, x[0, 0].numel()).transpose(2, 3)
 

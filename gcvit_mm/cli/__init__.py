@@ -1,9 +1,22 @@
 """What the tools share. Nothing of it is imported with the package."""
 
-from .arguments import LAUNCHERS, KeyValue, add_config_arguments, add_run_arguments
+from .arguments import (
+    LAUNCHERS,
+    KeyValue,
+    add_config_arguments,
+    add_engine_argument,
+    add_run_arguments,
+)
 from .config import load_config, replace_data_root
 from .devices import check_devices, use_cpu
-from .exported import check_exported, evaluate_exported, is_exported, open_exported
+from .exported import (
+    check_engine,
+    check_exported,
+    evaluate_exported,
+    headlines,
+    is_exported,
+    open_exported,
+)
 from .outputs import check_output, make_folder, save_figure, whole_output
 from .preflight import (
     check_file,

@@ -5,6 +5,8 @@ from typing import Any
 
 from mmengine.config import DictAction
 
+from ..deploy.engines import ENGINES
+
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -49,3 +51,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+
+
+def add_engine_argument(parser: argparse.ArgumentParser) -> None:
+    """Add what tools accept that take an exported file in the place of a checkpoint."""
+    parser.add_argument(
+        '--engine',
+        choices=ENGINES,
+        help='what runs FILE.onnx (onnxruntime); openvino computes in float32, openvino-auto as '
+        'OpenVINO chooses for the processor',
+    )

@@ -8,8 +8,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..errors import UserError
+from .engines import open_engine
 from .pictures import paste
-from .predictor import Predictor, open_session
+from .predictor import Predictor
 
 PIXELS = 0.5  # by which the sides of two boxes may differ
 SCORE = 1e-3
@@ -222,7 +223,11 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def verify_detector(
-    whole: Any, path: str, sizes: Sequence[Tuple[int, int, int]], files: Sequence[np.ndarray] = ()
+    whole: Any,
+    path: str,
+    sizes: Sequence[Tuple[int, int, int]],
+    files: Sequence[np.ndarray] = (),
+    engine: str = 'onnxruntime',
 ) -> Agreement:
     """Compare an exported detector with mmdet's ``predict``, from the bytes of pictures on.
 
@@ -231,15 +236,16 @@ def verify_detector(
         path: The file.
         sizes: Batches ``(B, H, W)`` to compare at.
         files: Pictures (h, w, C) to compare with, resized to these; drawn ones if there are none.
+        engine: What runs the file.
 
     Raises:
         UserError: If they find other boxes.
     """
-    predictor = Predictor(path, threads=torch.get_num_threads())
+    predictor = Predictor(path, threads=torch.get_num_threads(), engine=engine)
     ranks = ''
     if type(whole).__name__ == 'DINO':
         content, ranks = name_ranks(path)
-        predictor.session = open_session(path, torch.get_num_threads(), content=content)
+        predictor.engine = open_engine(path, engine, torch.get_num_threads(), content)
     agreement = Agreement()
     for batch, height, width in sizes:
         pictures = [np.asarray(Image.fromarray(f).resize((width, height))) for f in files]

@@ -14,14 +14,15 @@ class FileModel(BaseModel):
 
     Args:
         path: The file.
+        engine: What runs it.
 
     Raises:
         UserError: If it is none of ours.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, engine: str = 'onnxruntime') -> None:
         super().__init__()
-        self.predictor = Predictor(path, threads=torch.get_num_threads())
+        self.predictor = Predictor(path, threads=torch.get_num_threads(), engine=engine)
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Not there: what a file cannot do is training.

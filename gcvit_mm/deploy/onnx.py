@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..compat import older_exporter
 from ..errors import UserError
 from .counterparts import detector_to_export
+from .engines import first_line, open_engine
 from .metadata import normalising
-from .predictor import first_line, open_session
 
 Size = Tuple[int, int]
 TASKS = {'mmdet': 'detector', 'mmseg': 'segmentor', 'mmpretrain': 'classifier'}  # by scope
@@ -219,6 +219,7 @@ def verify_onnx(
     path: str,
     sizes: Sequence[Tuple[int, int, int]],
     in_channels: int = 3,
+    engine: str = 'onnxruntime',
 ) -> float:
     """Compare an exported file with its model on random images.
 
@@ -227,14 +228,15 @@ def verify_onnx(
         path: The file.
         sizes: Batches ``(B, H, W)`` to compare at.
         in_channels: Channels of the image.
+        engine: What runs the file.
 
     Returns:
         The largest difference, in units of the largest value of its output (or of 1).
 
     Raises:
-        UserError: If onnxruntime is missing, cannot run the file, or finds other values.
+        UserError: If the engine is missing, cannot run the file, or finds other values.
     """
-    session = open_session(path, torch.get_num_threads())
+    opened = open_engine(path, engine, torch.get_num_threads())
     worst = 0.0
     for batch, height, width in sizes:
         image = model.example(batch, in_channels, height, width)
@@ -242,10 +244,10 @@ def verify_onnx(
         with torch.no_grad():
             wanted = model(image)
         try:
-            found = session.run(None, {'image': image.numpy()})
+            found = opened.run(image.numpy())
         except Exception as error:
-            raise UserError(f'{where}: onnxruntime cannot run it: {first_line(error)}') from error
-        for name, a, b in zip([o.name for o in session.get_outputs()], found, wanted):
+            raise UserError(f'{where}: {opened.name} cannot run it: {first_line(error)}') from error
+        for (name, a), b in zip(found.items(), wanted):
             if a.shape != tuple(b.shape):
                 raise UserError(f'{where}: {name} has shape {a.shape}, torch {tuple(b.shape)}')
             scale = max(1.0, b.abs().max().item())

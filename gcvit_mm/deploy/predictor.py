@@ -1,8 +1,7 @@
-"""Predicting with an exported file: numpy, Pillow and onnxruntime, no torch."""
+"""Predicting with an exported file: numpy, Pillow and onnxruntime or OpenVINO, no torch."""
 
 import json
 import os
-import os.path as osp
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from .coco import coco_json
+from .engines import first_line, open_engine
 from .pictures import bilinear, find, paste, prepare, read
 
 FORMAT = 1  # of what a file says of itself
@@ -63,8 +63,10 @@ class Predictor:
     Args:
         path: The file.
         score_thr: Least score of a box; by default that of the file, below which it has none.
-        threads: Threads of onnxruntime; 0: as it chooses.
-        providers: What onnxruntime runs on.
+        threads: Threads of the engine; 0: as it chooses.
+        engine: What runs the file: 'onnxruntime'; 'openvino', in float32; 'openvino-auto', in the
+            precision that OpenVINO chooses for the processor.
+        options: Of the engine: ``providers`` of onnxruntime.
 
     Attributes:
         facts: What the file says of itself; docs/export.md lists it.
@@ -72,7 +74,7 @@ class Predictor:
         classes: Names of the classes.
 
     Raises:
-        UserError: If the file is none of ours, or onnxruntime is missing or cannot read it.
+        UserError: If the file is none of ours, or the engine is missing or cannot read it.
     """
 
     def __init__(
@@ -80,11 +82,12 @@ class Predictor:
         path: str,
         score_thr: Optional[float] = None,
         threads: int = 0,
-        providers: Sequence[str] = ('CPUExecutionProvider',),
+        engine: str = 'onnxruntime',
+        **options: Any,
     ) -> None:
         self.path = os.fspath(path)
-        self.session = open_session(self.path, threads, providers)
-        self.facts = read_facts(self.path, self.session)
+        self.engine = open_engine(self.path, engine, threads, **options)
+        self.facts = read_facts(self.path, self.engine.stored)
         self.task = self.facts['task']
         self.classes: List[str] = self.facts['classes']
         self.score_thr = self.facts.get('score_thr', 0.0) if score_thr is None else score_thr
@@ -132,11 +135,11 @@ class Predictor:
             return self.segment(prepared, image.shape[:2], path)
         return self.classify(prepared, image.shape[:2], path)
 
-    def run(self, images: Sequence[np.ndarray]) -> Dict[str, np.ndarray]:
-        """Outputs of the file for pictures (H, W, C) of one size, prepared; C as RGB.
+    def inputs(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """What the file takes for pictures (H, W, C) of one size, prepared; C as RGB.
 
         Raises:
-            UserError: If the file does not take them.
+            UserError: If it does not take them.
         """
         facts = self.facts
         batch = np.stack(images)
@@ -155,15 +158,22 @@ class Predictor:
                 batch = batch[..., ::-1]
             mean, std = (np.array(facts[key], np.float32) for key in ('mean', 'std'))
             batch = (batch - mean) / std
-        x = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+
+    def run(self, images: Sequence[np.ndarray]) -> Dict[str, np.ndarray]:
+        """Outputs of the file for pictures, see :meth:`inputs`.
+
+        Raises:
+            UserError: If the file does not take them.
+        """
+        x = self.inputs(images)
         try:
-            outputs = self.session.run(None, {'image': x})
-        except Exception as error:  # onnxruntime's errors have no common class of their own
+            return self.engine.run(x)
+        except Exception as error:  # the engines' errors have no common class of their own
             shape = 'x'.join(map(str, x.shape))
             raise UserError(
-                f'{self.path} at {shape}: onnxruntime cannot run it: {first_line(error)}'
+                f'{self.path} at {shape}: {self.engine.name} cannot run it: {first_line(error)}'
             ) from error
-        return dict(zip((output.name for output in self.session.get_outputs()), outputs))
 
     def detect(
         self,
@@ -267,44 +277,12 @@ def _size(image: Any) -> Tuple[int, int]:
     return int(height), int(width)
 
 
-def open_session(
-    path: str,
-    threads: int = 0,
-    providers: Sequence[str] = ('CPUExecutionProvider',),
-    content: Optional[bytes] = None,
-) -> Any:
-    """Read a file with onnxruntime, or its content.
-
-    Raises:
-        UserError: If onnxruntime is missing, or cannot.
-    """
-    if not osp.isfile(path):
-        raise UserError(f'{path} does not exist: check the path')
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError('ONNX files need onnxruntime: pip install onnxruntime') from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(content or path, options, providers=list(providers))
-    except Exception as error:  # onnxruntime's errors have no common class of their own
-        raise UserError(f'{path}: onnxruntime cannot read it: {first_line(error)}') from error
-
-
-def first_line(error: Exception) -> str:
-    """Of the message of an error of onnxruntime."""
-    return str(error).strip().splitlines()[0]
-
-
-def read_facts(path: str, session: Any) -> Dict[str, Any]:
+def read_facts(path: str, stored: Dict[str, str]) -> Dict[str, Any]:
     """What a file says of itself.
 
     Raises:
         UserError: If it says nothing, or in a way that is newer than this package.
     """
-    stored = session.get_modelmeta().custom_metadata_map
     if 'gcvit_mm' not in stored:
         raise UserError(
             f'{path} is no model of gcvit_mm, or was exported before they said what they are: '

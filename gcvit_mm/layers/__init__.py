@@ -25,7 +25,7 @@ from .mlp import Mlp
 from .position import PositionEmbedding
 from .rel_pos import RelativePositionBias, relative_position_index, resize_bias_table
 from .stage import Stage, run_block
-from .tracing import is_compiling, known_equal
+from .tracing import is_compiling, known_equal, resize_cubic
 from .window import (
     crop,
     key_mask,

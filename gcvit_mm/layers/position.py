@@ -4,12 +4,11 @@ import math
 from typing import Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from .fitting import Fitted
-from .tracing import known_equal
+from .tracing import known_equal, resize_cubic
 
 
 class PositionEmbedding(Fitted):
@@ -40,7 +39,7 @@ class PositionEmbedding(Fitted):
             return weight
         extra, grid = weight.split([self.num_extra, side * side], dim=1)
         grid = grid.transpose(1, 2).reshape(1, -1, side, side)
-        grid = F.interpolate(grid, size, mode='bicubic', align_corners=False)
+        grid = resize_cubic(grid, size)
         return torch.cat([extra, grid.flatten(2).transpose(1, 2)], 1)
 
     def fit(self, stored: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from gcvit_mm.deploy.onnx import (
     part_to_export,
     verify_onnx,
 )
-from gcvit_mm.layers import crop, halving_max_pool, known_equal, pad_image
+from gcvit_mm.layers import crop, halving_max_pool, known_equal, pad_image, resize_cubic
 from support.families import FAMILIES, FEW, make, shallow
 from support.running import ROOT, run
 
@@ -168,6 +168,23 @@ def test_adaptive_pool(size, bins):
     x = torch.randn(2, 5, *size)
     found = AdaptivePool((bins, bins + 1))(x)
     torch.testing.assert_close(found, F.adaptive_avg_pool2d(x, (bins, bins + 1)))
+
+
+def test_resize_cubic():
+    """In a trace it is two products that give what torch's own does, at sizes not traced too."""
+
+    class Resized(nn.Module):
+        def forward(self, x, like):
+            return resize_cubic(x, like.shape[2:])
+
+    traced = torch.jit.trace(Resized(), (torch.randn(2, 3, 5, 8), torch.zeros(1, 1, 7, 7)))
+    assert 'bicubic' not in str(traced.graph)
+    for size in [(7, 7), (1, 1), (3, 14), (24, 5)]:
+        for side in [(1, 1), (7, 7), (2, 31), (24, 9)]:
+            x = torch.randn(2, 3, *side)
+            wanted = F.interpolate(x, size, mode='bicubic', align_corners=False)
+            torch.testing.assert_close(traced(x, torch.zeros(1, 1, *size)), wanted)
+            torch.testing.assert_close(resize_cubic(x, size), wanted, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (8, 8), (9, 4)])

@@ -13,6 +13,7 @@ Examples:
     python tools/benchmark.py --suite cpu --json cpu.json
     python tools/benchmark.py --operators --only roi_align
     python tools/benchmark.py --growth --json growth.json --plot growth.png
+    python tools/benchmark.py --formats mask.onnx mask8.onnx configs/mask_gcvit_t_3x.py CHECKPOINT
     python tools/benchmark.py --table gcvit2 --device cuda --json gcvit2.json --plot gcvit2.png
 """
 
@@ -36,14 +37,17 @@ from . import measure as benchmark
 from .ablations import MEANS
 from .compare import compare, grow, run_suite
 from .contenders import PEERS, SAME
+from .formats import compare_formats, read_words
 from .operators import measure_ops
 from .show import (
     draw_comparisons,
+    draw_formats,
     draw_growth,
     draw_operators,
     draw_suite,
     draw_table,
     print_comparison,
+    print_formats,
     print_growth,
     print_operator,
     print_table_row,
@@ -76,7 +80,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('--against', nargs='+', default=[], metavar='PEER', help=', '.join([*SAME, *PEERS]))
     add('--suite', choices=SUITES, help='measure the bars of a suite: value, bar, pass or fail')
     add('--table', choices=TABLES, help="the classifiers of a paper's table of speed")
-    add('--only', metavar='TEXT', help='bars, families or models with this in their title')
+    add(
+        '--formats',
+        nargs='+',
+        metavar='WORD',
+        help='FILE.onnx ... CONFIG CHECKPOINT: torch beside exported files, time, size, metric',
+    )
+    add('--no-metric', action='store_true', help='with --formats: do not evaluate')
+    add('--data-root', metavar='DIR', help='with --formats: folder of the test set')
+    add('--only', metavar='TEXT', help='bars, families, models or formats with this in their title')
     add('--operators', action='store_true', help='those of gcvit_mm beside those compiled by mmcv')
     add('--growth', action='store_true', help='time and memory against the number of pixels')
     add('--sides', nargs='+', type=int, default=[224, 448, 672, 896, 1120, 1344, 1600])
@@ -94,8 +106,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('--cfg-options', nargs='+', action=DictAction, help='change settings of the subject')
     args = parser.parse_args(argv)
     given = [args.subject, args.suite, args.growth or None, args.operators or None, args.table]
+    given += [args.formats]
     if sum(what is not None for what in given) != 1:
-        raise UserError('give one of: a subject, --suite, --growth, --operators, --table')
+        raise UserError(
+            'give one of: a subject, --suite, --growth, --operators, --table, --formats'
+        )
     counts = [args.rounds, *args.sides, *(args.size or ())]
     counts += [] if args.batch is None else [args.batch]
     if min(counts) < 1 or args.warmups < 0:
@@ -106,6 +121,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         raise UserError(f'--against {part[0]}: parts are taken out of eager models only')
     if args.table and args.compile:
         raise UserError('--compile: goes with a subject only')
+    if (args.no_metric or args.data_root) and not args.formats:
+        raise UserError('--no-metric and --data-root: go with --formats only')
+    if args.formats and (args.device != 'cpu' or args.dtype != 'fp32' or args.compile):
+        raise UserError('--formats: runs on the CPU, from float32: leave the other options out')
+    if args.formats and (args.batch or 1) != 1:
+        raise UserError('--formats: times one image: leave --batch out')
     if args.growth and len(set(args.sides)) < 2:
         raise UserError('--sides: an exponent needs two sizes')
     if args.device == 'cuda' and not torch.cuda.is_available():
@@ -127,6 +148,7 @@ def write(args: argparse.Namespace, report: dict) -> None:
         comparisons=draw_comparisons,
         operators=draw_operators,
         table=draw_table,
+        formats=draw_formats,
     )
     part = next(key for key in report if key in draw)
     try:
@@ -176,6 +198,12 @@ def main(argv: list[str] | None = None) -> None:
             for mode in args.mode or MODES[:1]:
                 keep('growth', grow(name, sides, mode, setting))
         print_growth(report['growth'])
+    elif args.formats:
+        sources = read_words(args.formats, args.cfg_options, args.data_root)
+        rows = compare_formats(sources, setting, args.only, not args.no_metric)
+        print_formats(rows, setting.size, report['setting']['threads'])
+        for row in rows:
+            keep('formats', row)
     elif args.table:
         size = tuple(args.size) if args.size else None
         for mode in args.mode or MODES[:1]:

@@ -80,6 +80,44 @@ def print_table_row(row: dict, first: bool) -> None:
     print(line, flush=True)
 
 
+def print_formats(rows: list[dict], size: tuple, threads: int) -> None:
+    """Print the formats of a model; a problem stands in the place of what is missing."""
+    metrics = list(dict.fromkeys(key for row in rows for key in row.get('metrics', {})))
+    height, width = size
+    table = Table(title=f'one image of {height}x{width}, {threads} threads; ratios: over torch')
+    for title in ('', 'ms (quartiles)', 'ratio', 'MB', *metrics):
+        table.add_column(title, justify='right' if title else 'left', overflow='fold')
+    for row in rows:
+        if 'time' not in row:
+            table.add_row(row['name'])
+            continue
+        low, median, high = (row['time'][key] * 1e3 for key in ('low', 'median', 'high'))
+        over = row['ratio']
+        table.add_row(
+            row['name'],
+            f'{median:.0f} ({low:.0f}-{high:.0f})',
+            f'{over["median"]:.2f} ({over["low"]:.2f}-{over["high"]:.2f})',
+            f'{row["megabytes"]:.1f}',
+            *(f'{row.get("metrics", {}).get(key, "-"):.4}' for key in metrics),
+        )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for row in rows:
+        if row['problem']:
+            print(f'{row["name"]}: {row["problem"]}')
+
+
+def draw_formats(rows: list[dict]) -> Figure:
+    """Draw the time of each format over that of torch."""
+    timed = [row for row in rows if 'ratio' in row]
+    figure = Figure(figsize=(8, 0.4 * len(timed) + 1), dpi=130, layout='constrained')
+    axes = figure.subplots()
+    axes.barh([row['name'] for row in timed], [row['ratio']['median'] for row in timed])
+    axes.axvline(1, color='black', lw=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel('time over that of torch')
+    return figure
+
+
 def draw_operators(rows: list[dict]) -> Figure:
     """Draw times over those of the compiled operators."""
     compared = [row for row in rows if row['theirs']]

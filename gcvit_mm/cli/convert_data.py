@@ -1,6 +1,7 @@
 """``python -m gcvit_mm convert-data SRC DST``: other people's annotations as COCO JSON."""
 
 import argparse
+import collections
 import json
 import os
 import os.path as osp
@@ -68,8 +69,10 @@ def main(argv: List[str]) -> int:
             print(printable(f'warning: {text}'))
         for text in report.errors:
             print(printable(f'error: {text}'), file=sys.stderr)
-        print(settings(converted, args.target, args.copy_images))
-        status = 2 if report.errors else 0
+        if report.errors:
+            status = 2
+        else:
+            print(settings(converted, args.target, args.copy_images))
 
     run_tool(run)
     return status
@@ -118,10 +121,8 @@ def counts(split: Split) -> str:
     """Images and objects of a split, in words."""
     rows = split.content['annotations']
     used = len({row['image_id'] for row in rows})
-    each = (
-        f'{sum(row["category_id"] == category["id"] for row in rows)} {category["name"]}'
-        for category in split.content['categories']
-    )
+    objects = collections.Counter(row['category_id'] for row in rows)
+    each = (f'{objects[row["id"]]} {row["name"]}' for row in split.content['categories'])
     images = len(split.content['images'])
     without = f' ({images - used} without objects)' if used < images else ''
     return f'{images} images{without}, {len(rows)} objects: {some(each, 10)}'

@@ -37,13 +37,15 @@ def check_data(cfg: Config, *loaders: str) -> None:
                 annotations, path = path == node.get('ann_file'), osp.join(root, path)
                 if '://' in path or (osp.isfile(path) if annotations else osp.exists(path)):
                     continue
-                wrong = 'is a folder' if osp.exists(path) else 'does not exist'
                 other = hint(root) if path.endswith('.json') or osp.isdir(path) else ''
+                if osp.exists(path):
+                    wrong, fix = 'is a folder', 'name a file of annotations in it'
+                else:
+                    wrong = 'does not exist'
+                    fix = 'put the data there (docs/data.md says how it is laid out) or name its '
+                    fix += 'folder with --data-root'
                 raise UserError(
-                    f'{loader}: {path} {wrong}, but {other}'
-                    if other
-                    else f'{loader}: {path} {wrong}: put the data there (docs/data.md says how it '
-                    'is laid out) or name its folder with --data-root'
+                    f'{loader}: {path} {wrong}' + (f', but {other}' if other else f': {fix}')
                 )
             if node.get('type') in CLASS_FOLDER_DATASETS and paths:
                 _check_class_folders(loader, node, osp.join(root, paths[0]))

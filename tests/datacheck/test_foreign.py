@@ -516,6 +516,30 @@ def test_images_that_do_not_fit(tmp_path, capsys):
     assert mmcv.imread(str(root / 'upright.jpg')).shape[:2] == (40, 30)  # as the pipelines do
 
 
+def test_images_and_annotations_without_each_other(tmp_path, capsys):
+    """Images alone are left out, never given the annotation of another split; none has two."""
+    root = tmp_path / 'voc'
+    for name in ('train/1', 'train/2', 'train/3', 'val/1'):
+        image(root / f'{name}.jpg')
+    for name in ('train/1', 'val/1', 'val/2'):
+        write(root / f'{name}.xml', xml(('cat', 0, 1, 1, 9, 9), file=f'{name[-1]}.jpg'))
+    said = run(capsys, root, tmp_path / 'own')
+    assert f'2 images have no annotation (left out): {root}/train/2.jpg' in said
+    assert f'1 annotated images are missing (left out): {root}/val/2.xml' in said
+    assert len(load(tmp_path / 'own/val.json')['images']) == 1
+    write(root / 'train/old/1.xml', xml())
+    line = error(capsys, root, tmp_path / 'again')
+    assert f'{root}/train/1.xml and {root}/train/old/1.xml: take one out' in line
+
+
+def test_labels_without_images(tmp_path, capsys):
+    """Label files of YOLO without an image are counted."""
+    root = yolo(tmp_path / 'yolo', '0 0.5 0.5 1 1')
+    write(root / 'train/labels/b.txt', '0 0.5 0.5 1 1')
+    write(root / 'train/labels/classes.txt', 'cat')
+    assert '1 label files have no image (left out)' in run(capsys, root, tmp_path / 'own')
+
+
 def test_sizes_that_are_not_stated(tmp_path, capsys):
     """Many tools write 0 x 0, or nothing."""
     root = tmp_path / 'voc'

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from ...errors import UserError
 from ..report import some
 from . import labelme, via, voc, yolo
-from .files import Files, image_size, read_json
+from .files import IMAGES, Files, image_size, read_json
 from .objects import Annotated, Notes, Thing, area, bounds, clip, corners, scaled, tidy
 from .recognise import COCO, ENDINGS, NAMES, recognise
 
@@ -86,6 +86,13 @@ def convert(
     else:
         sources = sources if alone else [p for p in sources if via.is_via(read_json(p, via.NAME))]
         rows = via.read(files, sources, notes, attribute, classes)
+    check_once(rows)
+    if form != 'yolo' and not alone:  # where no file means no object
+        used = {row.image for row in rows}
+        folders = {osp.dirname(path) for path in used}
+        for path in files.ending(*IMAGES):
+            if osp.dirname(path) in folders and path not in used:
+                notes.add('images have no annotation (left out)', path)
     sizes = measure(rows, notes)
     rows = [row for row in rows if row.image in sizes]
     if not rows:
@@ -118,6 +125,15 @@ def only_format(source: str, paths: List[str]) -> str:
             'say with --format what it is'
         )
     return found[0]
+
+
+def check_once(rows: List[Annotated]) -> None:
+    """No image is described twice."""
+    sources: Dict[str, str] = {}
+    for row in rows:
+        other = sources.setdefault(osp.realpath(row.image), row.source)
+        if other is not row.source:
+            raise UserError(f'{row.image} is described by {other} and {row.source}: take one out')
 
 
 def measure(rows: List[Annotated], notes: Notes) -> Dict[str, Tuple[int, int]]:

@@ -66,16 +66,22 @@ class Files:
         """The image that an annotation file describes, '' where there is none.
 
         An image of the same stem comes before the one that the file names, which a renamed image
-        leaves behind. Among several, that with the stated name, no mask, and the nearest.
+        leaves behind. Among several, that with the stated name, no mask, and the nearest; none of
+        another split.
         """
+        split = self.split_of(source)
 
         def fitness(path: str) -> Tuple[bool, bool, int]:
             near = len(osp.commonpath([osp.abspath(path), osp.abspath(source)]))
             mask = re.search('mask|segmentation', osp.dirname(path)[len(self.root) :], re.I)
             return base(path) == base(stated), not mask, near
 
-        found = self.by_stem.get(stem(source)) or self.by_stem.get(stem(stated)) or []
-        return max(found, key=fitness, default='')
+        for name in (stem(source), stem(stated)):
+            found = self.by_stem.get(name, [])
+            found = [path for path in found if not split or self.split_of(path) in ('', split)]
+            if found:
+                return max(found, key=fitness)
+        return ''
 
     def split_of(self, path: str) -> str:
         """The split that a folder between the root and a file names, '' where none does."""

@@ -7,7 +7,7 @@ import yaml
 
 from ...errors import UserError
 from ..report import some
-from .files import IMAGES, Files, read_text, reading, walk
+from .files import IMAGES, Files, read_text, reading, stem, walk
 from .objects import Annotated, Notes, Ring, Thing, number
 
 NAME = 'YOLO'
@@ -70,14 +70,20 @@ def read(
             key = osp.realpath(image)
             if key not in rows:
                 label = label_of(image)
-                labels.add(osp.realpath(label))
-                if not label:
+                if label:
+                    labels.add(label)
+                else:
                     notes.add('images have no label file (taken as images without objects)', image)
                 things = read_label(label, names, 'kpt_shape' in settings) if label else []
                 rows[key] = Annotated(image, label or image, things, relative=True)
             rows[key].splits.add(split)
-    if labels <= {osp.realpath('')}:
+    if not labels:
         raise UserError(f'{files.root}: no image has a label file: put labels/ beside images/')
+    folders = {osp.dirname(label) for label in labels}
+    for label in files.ending('.txt'):
+        alone = stem(label) not in files.by_stem and osp.basename(label) not in LISTS
+        if alone and osp.dirname(label) in folders:
+            notes.add('label files have no image (left out)', label)
     return list(rows.values()), names
 
 

@@ -56,9 +56,7 @@ model = dict(
         mask_head=dict(num_classes=num_classes) if masks else None,
     )
 )
-train_cfg = dict(
-    _delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1
-)
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1))
 log_processor = dict(by_epoch=True)
 steps = [max_epochs * 2 // 3, max_epochs * 11 // 12]

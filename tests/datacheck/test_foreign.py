@@ -422,6 +422,7 @@ def test_bad_labels(labels, words, tmp_path, capsys):
         ('names: 3', 'neither a list nor a dict'),
         ('names: [cat', 'data.yaml cannot be read as YAML'),
         ('names: []', 'name the classes: write them'),
+        ('names: {0: cat, 10000000000000: dog}', 'not 0, 1, 2, ...'),
         ('names: {a: cat}', 'data.yaml cannot be read as YAML'),
     ],
 )

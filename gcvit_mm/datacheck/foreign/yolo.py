@@ -91,7 +91,9 @@ def class_names(names: Any) -> List[str]:
     """Names in the order of their numbers, from a list or from a dict by number."""
     if isinstance(names, dict):
         numbers = {int(key): str(name) for key, name in names.items()}
-        return [numbers.get(i, f'class {i}') for i in range(max(numbers) + 1)]
+        if sorted(numbers) != list(range(len(numbers))):
+            raise ValueError(f'names has the numbers {some(sorted(numbers))}, not 0, 1, 2, ...')
+        return [numbers[i] for i in range(len(numbers))]
     if not isinstance(names, list):
         raise ValueError(f'names is {names!r}, neither a list nor a dict')
     return [str(name) for name in names]
@@ -124,7 +126,7 @@ def images_of(entry: Any, path: str, settings: dict, notes: Notes) -> Iterator[s
         part = str(part).replace('\\', '/')
         # some exports say ../train/images of a folder beside the file
         places = [osp.join(root, p) for root in roots for p in (part, part.replace('../', '', 1))]
-        place = next((place for place in places if osp.exists(place)), '')
+        place = next((osp.normpath(place) for place in places if osp.exists(place)), '')
         if osp.isdir(place):
             yield from (p for p in walk(place) if p.lower().endswith(IMAGES))
         elif place.endswith('.txt'):

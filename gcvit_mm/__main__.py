@@ -1,4 +1,4 @@
-"""``python -m gcvit_mm``: ``doctor``, ``check-data CONFIG``, ``show`` and ``ops``."""
+"""``python -m gcvit_mm``: ``doctor``, ``check-data``, ``convert-data``, ``show`` and ``ops``."""
 
 import sys
 
@@ -7,6 +7,8 @@ USAGE = """usage: python -m gcvit_mm COMMAND
   doctor              what is installed, whether it fits together, how to fix it
   check-data CONFIG   what is wrong with the data of a config (--help says more)
   show CONFIG CHECKPOINT   a local page: drop an image, click where a pixel looks
+  convert-data SRC DST
+                      Pascal VOC, YOLO, LabelMe or VIA into COCO JSON (--help says more)
   ops                 whose operators mmcv.ops uses (--help: for every program)"""
 
 
@@ -25,6 +27,10 @@ def main() -> int:
         from gcvit_mm.inference.show import main as show
 
         return show(sys.argv[2:])
+    if command == 'convert-data':
+        from gcvit_mm.cli.convert_data import main as convert_data
+
+        return convert_data(sys.argv[2:])
     if command == 'ops':
         from gcvit_mm.ops.report import main as ops
 

@@ -37,7 +37,9 @@ test_pipeline = [
 ]
 dataset = dict(data_root=data_root, metainfo=dict(classes=classes, palette=palette))
 train_dataloader = dict(
-    batch_size=batch_size, dataset=dict(pipeline=train_pipeline, **train, **dataset)
+    batch_size=batch_size,
+    sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
+    dataset=dict(pipeline=train_pipeline, **train, **dataset),
 )
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **val, **dataset))
 test_dataloader = val_dataloader
@@ -56,7 +58,9 @@ model = dict(
         mask_head=dict(num_classes=num_classes) if masks else None,
     )
 )
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1))
+log_processor = dict(by_epoch=True)
 steps = [max_epochs * 2 // 3, max_epochs * 11 // 12]
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=warmup),

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 
 from .datasets import dicts_inside
+from .foreign.recognise import hint
 from .report import Report, report_missing, some
 
 # Said of objects that mmdet passes over.
@@ -20,18 +21,27 @@ NO_MASK = 'whose segmentation is no list of polygons and no mask'
 FAR = 100_000  # pixels; pycocotools counts every pixel of a border, in 32 bits
 
 
-def read_coco(path: str, report: Report, annotated: bool = True) -> dict:
-    """Read a file in COCO format, with or without annotations; empty where it is none."""
+def read_coco(path: str, report: Report, annotated: bool = True, root: str = '') -> dict:
+    """Read a file in COCO format, with or without annotations; empty where it is none.
+
+    Args:
+        path: The file.
+        report: Takes what is wrong.
+        annotated: Whether it must have annotations.
+        root: The folder of the data, which may hold another format.
+    """
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
-        report.error(f'{path} cannot be read: {error}: it must be JSON in COCO format')
+        fix = hint(path, root) or 'it must be JSON in COCO format'
+        report.error(f'{path} cannot be read: {error}: {fix}')
         return {}
     parts = ('images', *(['annotations'] if annotated else []), 'categories')
     missing = set(parts) - set(content if isinstance(content, dict) else [])
     if missing:
-        report.error(f'{path} has no {some(sorted(missing))}: it is not in COCO format')
+        fix = hint(path, root) or 'it is not in COCO format'
+        report.error(f'{path} has no {some(sorted(missing))}: {fix}')
         return {}
     for part in parts:
         rows = content[part]
@@ -76,7 +86,7 @@ def check_coco(
 ) -> None:
     """Images and categories of a file in COCO format, and its boxes and masks if annotated."""
     path = dataset.ann_file
-    content = read_coco(path, report, annotated)
+    content = read_coco(path, report, annotated, getattr(dataset, 'data_root', '') or '')
     if not content:
         return
     where = f'{loader}: {path}'

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from ..errors import UserError
 from .datasets import dicts_inside
+from .foreign.recognise import hint
 from .report import Report, some
 
 # mmpretrain's data sets whose classes are the folders they lie in, unless a list is given.
@@ -33,12 +34,19 @@ def check_data(cfg: Config, *loaders: str) -> None:
             prefix = node.get('data_prefix') or node.get('split') or {}
             paths = [prefix] if isinstance(prefix, str) else list(prefix.values())
             for path in filter(None, [node.get('ann_file'), *paths]):
-                path = osp.join(root, path)
-                if '://' not in path and not osp.exists(path):
-                    raise UserError(
-                        f'{loader}: {path} does not exist: put the data there, or name its folder '
-                        'with --data-root or as data_root of the config (docs/data.md)'
-                    )
+                annotations, path = path == node.get('ann_file'), osp.join(root, path)
+                if '://' in path or (osp.isfile(path) if annotations else osp.exists(path)):
+                    continue
+                other = hint(root) if path.endswith('.json') or osp.isdir(path) else ''
+                if osp.exists(path):
+                    wrong, fix = 'is a folder', 'name a file of annotations in it'
+                else:
+                    wrong = 'does not exist'
+                    fix = 'put the data there, or name its folder with --data-root or as '
+                    fix += 'data_root of the config (docs/data.md)'
+                raise UserError(
+                    f'{loader}: {path} {wrong}' + (f', but {other}' if other else f': {fix}')
+                )
             if node.get('type') in CLASS_FOLDER_DATASETS and paths:
                 _check_class_folders(loader, node, osp.join(root, paths[0]))
         evaluator = loader.replace('dataloader', 'evaluator')

@@ -62,7 +62,7 @@ def test_epochs(shapes, tmp_path):
         ('optim_wrapper.optimizer.type=adamw', 'did you mean AdamW?'),
         ('model.backbone.arch=tinny', "GCViT has no arch 'tinny'"),
         ('train_cfg.max_epochs=1', '(did you mean max_iters?) cannot be built'),
-        ('train_dataloader.dataset.ann_file=annotations', 'IsADirectoryError'),
+        ('train_dataloader.dataset.ann_file=annotations', 'annotations is a folder: name a file'),
         ('val_evaluator.metrc=bbox', '(did you mean metric?) cannot be built'),
         ('param_scheduler.0.ennd=3', "unexpected keyword argument 'ennd'"),
         ('model.rpn_head.in_channels=100', 'model.rpn_head does not take maps of [128, 128, 128,'),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from support.running import ROOT, SMALL_RCNN, losses, run
+from support.running import DET, ROOT, SMALL_RCNN, losses, run
 
 TEMPLATES = ROOT / 'configs/templates'
 
@@ -84,6 +84,16 @@ def test_own_detection_with_another_base(tmp_path):
     assert [head.num_classes for head in model.roi_head.bbox_head] == [2, 2, 2]
     assert model.roi_head.mask_head.num_classes == 2
     assert {head.type for head in model.roi_head.bbox_head} == {'ConvFCBBoxHead'}
+
+
+def test_own_detection_with_a_base_that_counts_iterations(tmp_path):
+    """The template counts epochs whatever its base counts."""
+    pytest.importorskip('mmdet')
+    cfg = Config.fromfile(own_config('own_detection.py', tmp_path, _base_='../' + Path(DET).name))
+    assert cfg.train_cfg == dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
+    assert cfg.train_dataloader.sampler == dict(type='DefaultSampler', shuffle=True)
+    assert cfg.default_hooks.checkpoint.by_epoch and cfg.default_hooks.checkpoint.interval == 1
+    assert cfg.log_processor.by_epoch
 
 
 def test_own_segmentation_data(device, shapes, tmp_path):

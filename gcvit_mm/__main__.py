@@ -6,9 +6,10 @@ USAGE = """usage: python -m gcvit_mm COMMAND
 
   doctor              what is installed, whether it fits together, how to fix it
   check-data CONFIG   what is wrong with the data of a config (--help says more)
-  show CONFIG CHECKPOINT   a local page: drop an image, click where a pixel looks
   convert-data SRC DST
                       Pascal VOC, YOLO, LabelMe or VIA into COCO JSON (--help says more)
+  show CONFIG CHECKPOINT
+                      a local page: drop an image, click where a pixel looks
   ops                 whose operators mmcv.ops uses (--help: for every program)"""
 
 

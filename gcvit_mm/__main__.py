@@ -1,4 +1,4 @@
-"""``python -m gcvit_mm``: ``doctor``, ``check-data CONFIG`` and ``ops``."""
+"""``python -m gcvit_mm``: ``doctor``, ``check-data CONFIG``, ``plan CONFIG`` and ``ops``."""
 
 import sys
 
@@ -6,6 +6,7 @@ USAGE = """usage: python -m gcvit_mm COMMAND
 
   doctor              what is installed, whether it fits together, how to fix it
   check-data CONFIG   what is wrong with the data of a config (--help says more)
+  plan CONFIG         how much memory a run needs, whether it fits (--help says more)
   ops                 whose operators mmcv.ops uses (--help: for every program)"""
 
 
@@ -20,6 +21,10 @@ def main() -> int:
         from gcvit_mm.cli.check_data import main as check_data
 
         return check_data(sys.argv[2:])
+    if command == 'plan':
+        from gcvit_mm.cli.plan import main as plan
+
+        return plan(sys.argv[2:])
     if command == 'ops':
         from gcvit_mm.ops.report import main as ops
 

@@ -152,7 +152,6 @@ def predict_training(
     model, tracker = build(cfg), Tracker(gpu, every)
     with Shadow(tracker.seen, gpu):
         batch = drawn(cfg, load.train, load.batch, load.objects)
-        hidden = tracker.now
         give_memory(model, 'cpu')
         follow_parts(model, tracker)
         extra = beside_model(cfg, model, processes)
@@ -161,12 +160,10 @@ def predict_training(
         model.train()
         wrapper = build_wrapper(cfg.optim_wrapper, model)
         with caused(tracker, 'optimizer state'):
-            prime(wrapper, model)
+            prime(wrapper, model, cfg.optim_wrapper.get('accumulative_counts', 1) > 1)
         tracker.flops = 0
         train_step(model, wrapper, batch, dtype_of(cfg), tracker)
-        peak = tracker.peak
-    del hidden
-    return peak, tracker.moments, tracker.flops
+        return tracker.peak, tracker.moments, tracker.flops
 
 
 def beside_model(cfg: Config, model: nn.Module, processes: int) -> Dict[Tuple[str, str], int]:

@@ -45,6 +45,7 @@ def follow_parts(model: nn.Module, tracker: Tracker) -> None:
             tracker.rename(tensor, name, 'weights')
         for parameter in part.parameters():
             if parameter.requires_grad:
+                # after each backward pass, also where gradients add up
                 parameter.register_post_accumulate_grad_hook(
                     lambda p, name=name: tracker.rename(p.grad, name, 'gradients')
                 )
@@ -70,13 +71,20 @@ def followed(function: Callable[..., Any], name: str, tracker: Tracker) -> Calla
     return run
 
 
-def prime(wrapper: Any, model: nn.Module) -> None:
-    """Have an optimizer make its states, as after a first step."""
+def prime(wrapper: Any, model: nn.Module, keep_gradients: bool = False) -> None:
+    """Have an optimizer make its states, as after a first step.
+
+    Args:
+        wrapper: The optimizer.
+        model: Its model.
+        keep_gradients: Leave gradients, as where they are accumulated.
+    """
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     wrapper.optimizer.step()
-    wrapper.optimizer.zero_grad()
+    if not keep_gradients:
+        wrapper.optimizer.zero_grad()
 
 
 @contextmanager
@@ -96,7 +104,7 @@ def build_wrapper(cfg: Any, model: nn.Module) -> Any:
     """The optimizer of a config in float32; what --amp adds to it is :func:`autocast`."""
     settings = dict(cfg)
     settings['type'] = 'OptimWrapper'
-    for key in ('dtype', 'loss_scale', 'use_fsdp'):
+    for key in ('dtype', 'loss_scale', 'use_fsdp', 'accumulative_counts'):
         settings.pop(key, None)
     return build_optim_wrapper(model, settings)
 
@@ -141,8 +149,7 @@ def train_step(
     loss = wrapper.scale_loss(loss)
     with caused(tracker, 'backward'):
         wrapper.backward(loss)
-    with caused(tracker, 'optimizer'):
-        wrapper.step()
+    # what the optimizer takes beside its states, :func:`prime` has shown
     wrapper.zero_grad()
 
 

@@ -101,7 +101,7 @@ def look(cfg: Config, args: argparse.Namespace, card: Optional[Card]) -> Dict[st
         peak = prediction.train.bytes
         found['largest_batch'] = largest_batch(cfg, load, peak, card.memory, with_reserve)
     else:
-        made = advise(cfg, load, card.memory, with_reserve)
+        made = advise(cfg, load, prediction, card.memory, with_reserve)
         made += with_sharding(cfg, prediction, card.memory, with_reserve)
         found['advice'] = [change._asdict() for change in made]
     return found

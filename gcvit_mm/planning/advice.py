@@ -7,9 +7,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.sharding import BLOCKS
-from .predict import Load, Prediction, build, predict, predict_training
-
-Predict = Callable[[Config, Load], Prediction]
+from .predict import Load, Prediction, build, predict_training
 
 
 class Change(NamedTuple):
@@ -71,19 +69,22 @@ def as_options(chosen: Dict[str, Any]) -> str:
     return ' --cfg-options ' + ' '.join(f'{key}={value}' for key, value in chosen.items())
 
 
-def advise(cfg: Config, load: Load, room: int, reserve: Callable[[int], int]) -> List[Change]:
+def advise(
+    cfg: Config, load: Load, found: Prediction, room: int, reserve: Callable[[int], int]
+) -> List[Change]:
     """Changes until one fits.
 
     Args:
         cfg: The config of a run that does not fit.
         load: What a process is given.
+        found: Its prediction.
         room: Bytes of a GPU.
         reserve: Bytes that a GPU must have for a peak.
     """
     made: List[Change] = []
     for what, options, cost, changed, given in changes(cfg, load):
-        prediction = predict(changed, given)
-        made.append(Change(what, options.strip(), reserve(prediction.peak), cost))
+        changed_too = found._replace(train=predict_training(changed, given)[0])
+        made.append(Change(what, options.strip(), reserve(changed_too.peak), cost))
         if made[-1].peak <= room:
             break
     return made
@@ -124,7 +125,10 @@ def sharded(model: nn.Module, prediction: Prediction, processes: int) -> int:
 
 
 def with_sharding(
-    cfg: Config, prediction: Prediction, room: int, reserve: Callable[[int], int],
+    cfg: Config,
+    prediction: Prediction,
+    room: int,
+    reserve: Callable[[int], int],
     processes: Sequence[int] = (2, 4, 8),
 ) -> List[Change]:
     """FSDP over the fewest processes that fit; none where even the most do not."""

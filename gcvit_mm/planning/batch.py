@@ -31,8 +31,14 @@ def make_batch(
 def make_sample(scope: str, size: Size, objects: int, classes: int, masks: bool) -> Any:
     """What is known of one picture."""
     meta = dict(
-        img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0), img_id=0,
-        img_path='', flip=False, flip_direction=None,
+        img_shape=size,
+        ori_shape=size,
+        pad_shape=size,
+        scale_factor=(1.0, 1.0),
+        img_id=0,
+        img_path='',
+        flip=False,
+        flip_direction=None,
     )
     if scope == 'mmpretrain':
         from mmpretrain.structures import DataSample

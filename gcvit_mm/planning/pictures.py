@@ -14,6 +14,7 @@ Size = Tuple[int, int]  # height, width
 # Objects in a picture where no annotations are at hand, and bytes of a file that is parsed whole.
 ASSUMED_OBJECTS = 100
 PARSED = 64 << 20
+RESIZES = ('Resize', 'RandomResize', 'RandomChoiceResize')
 
 
 class Data(NamedTuple):
@@ -102,6 +103,7 @@ def largest(pipeline: Sequence[Any], sizes: Sequence[Size] = ()) -> Size:
 
 def follow(pipeline: Sequence[Any], size: Optional[Size]) -> Optional[Size]:
     """The largest size after all transforms; None where any may come out."""
+    free = False  # whether a crop has taken any shape below a size
     for transform in pipeline:
         name = str(transform.get('type')).rsplit('.', 1)[-1]
         if name == 'RandomChoice':
@@ -109,13 +111,15 @@ def follow(pipeline: Sequence[Any], size: Optional[Size]) -> Optional[Size]:
             known = [x for x in made if x is not None]
             size = max(known, key=lambda x: x[0] * x[1]) if len(known) == len(made) else None
         else:
-            size = step(name, transform, size)
+            resizes = name in RESIZES
+            size = step(name, transform, None if free and resizes else size)
+            free = transform.get('crop_type') == 'absolute_range' or (free and not resizes)
     return size
 
 
 def step(name: str, transform: Any, size: Optional[Size]) -> Optional[Size]:
     """The largest size after one transform."""
-    if name in ('Resize', 'RandomResize', 'RandomChoiceResize'):
+    if name in RESIZES:
         return resized(transform, size)
     if name == 'RandomResizedCrop':
         return pair(transform['scale'])

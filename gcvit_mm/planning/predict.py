@@ -61,9 +61,7 @@ class Prediction(NamedTuple):
     @property
     def peak(self) -> int:
         """Bytes that are needed in all: evaluations between epochs keep what training keeps."""
-        kept = sum(
-            size for (_, cause), size in self.train.owners.items() if cause in KEPT_IN_TESTS
-        )
+        kept = sum(size for (_, cause), size in self.train.owners.items() if cause in KEPT_IN_TESTS)
         return max(self.train.bytes, self.test.bytes + kept)
 
 

@@ -92,7 +92,7 @@ class Dispatch(TorchDispatchMode):
             if func._schema.is_mutable:
                 forget(func, args)
             return
-        if any(x.numel() > KNOWN for x in outs):
+        if any(x.numel() > KNOWN for x in outs) or 'empty' in func._schema.name:
             return
         with no_dispatch():
             found = func(*tree_map(to_numbers, args), **tree_map(to_numbers, kwargs))
@@ -287,6 +287,9 @@ class Functions(TorchFunctionMode):
             copied, memo = args
             copy = memo[id(copied)] = copied.detach().clone().requires_grad_(copied.requires_grad)
             return copy
+        if func is Tensor.backward:
+            with Functions(self.gpu):  # what is recomputed is to be seen too
+                return torch.autograd.backward(*args, **kwargs)
         if func is torch._shape_as_tensor:
             return torch.tensor(list(args[0].shape))
         if self.gpu:

@@ -30,8 +30,9 @@ def give_memory(model: nn.Module, device: str) -> nn.Module:
                         new = nn.Parameter(new, old.requires_grad)
                     made[id(old)] = new
                 tensors[name] = made[id(old)]
-    if hasattr(model, 'data_preprocessor'):
-        model.data_preprocessor._device = torch.device(device)
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
+    if preprocessor is not None:
+        preprocessor._device = torch.device(device)
     return model
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import checkpoint
 
 from ..layers import attention
+from ..ops import deform_attn
 from ..ops.roi_align import FORWARD_ENTRIES
 from ..ops.roi_align_table import to_table
 
@@ -19,6 +20,7 @@ def bounds(gpu: bool) -> ExitStack:
     stack = ExitStack()
     if gpu:
         stack.enter_context(mock.patch.object(attention, '_bias_learns', lambda bias: False))
+        stack.enter_context(mock.patch.object(deform_attn, 'is_compiling', lambda: True))
         stack.enter_context(mock.patch.object(checkpoint, 'get_device_states', no_states))
         stack.enter_context(mock.patch.object(checkpoint, 'set_device_states', no_states))
     try:

@@ -9,12 +9,14 @@ the most that can come out is taken: every box stays, every anchor is positive a
 import warnings
 from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, Optional
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -267,7 +269,7 @@ class Functions(TorchFunctionMode):
     """Hands numbers to numpy and Python, and has tensors say that they are on a GPU.
 
     All memory here is called that of the CPU, as autograd knows no GPU that is not there. With
-    ``gpu`` tensors claim the other, so that what is run is what a GPU runs: its attention, and
+    ``gpu`` tensors say ``is_cuda``, so that what is run is what a GPU runs: its attention, and
     float32 where its mixed precision has it.
     """
 
@@ -287,9 +289,6 @@ class Functions(TorchFunctionMode):
             copied, memo = args
             copy = memo[id(copied)] = copied.detach().clone().requires_grad_(copied.requires_grad)
             return copy
-        if func is Tensor.backward:
-            with Functions(self.gpu):  # what is recomputed is to be seen too
-                return torch.autograd.backward(*args, **kwargs)
         if func is torch._shape_as_tensor:
             return torch.tensor(list(args[0].shape))
         if self.gpu:
@@ -299,10 +298,8 @@ class Functions(TorchFunctionMode):
     def on_gpu(self, func: Any, args: Any, kwargs: dict) -> Any:
         """Run one function as if on a GPU."""
         name = getattr(func, '__name__', '')
-        if func is IS_CUDA:
+        if func == IS_CUDA:
             return True
-        if func is DEVICE:
-            return GPU
         args, kwargs = tree_map(to_cpu, args), tree_map(to_cpu, kwargs)
         if func is F.scaled_dot_product_attention:
             return fused_attention(*args, **kwargs)
@@ -311,8 +308,8 @@ class Functions(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-IS_CUDA, DEVICE = Tensor.is_cuda.__get__, Tensor.device.__get__  # type: ignore[attr-defined]
-GPU, CPU = torch.device('cuda', 0), torch.device('cpu')
+IS_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
+CPU = torch.device('cpu')
 # What mixed precision computes in float32 on GPUs.
 IN_FLOAT32 = frozenset(
     'exp log log2 log10 log1p expm1 pow rsqrt reciprocal softplus layer_norm group_norm norm '
@@ -357,6 +354,21 @@ def fused_attention(
     )[0]
 
 
+def seen_again(recomputing: Callable[..., Any], gpu: bool) -> Callable[..., Any]:
+    """torch's checkpointing, whose second forward pass :class:`Functions` would not see."""
+
+    def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
+            if torch._C._len_torch_function_stack():
+                return function(*given, **named)
+            with Functions(gpu):
+                return function(*given, **named)
+
+        return recomputing(call, *args, **kwargs)
+
+    return run
+
+
 class Shadow(ExitStack):
     """A context in which tensors are made without memory.
 
@@ -381,4 +393,6 @@ class Shadow(ExitStack):
         self.enter_context(Dispatch(self.seen))
         self.enter_context(Functions(self.gpu))
         self.enter_context(bounds(self.gpu))
+        again = seen_again(checkpoint.checkpoint, self.gpu)
+        self.enter_context(mock.patch.object(checkpoint, 'checkpoint', again))
         return self

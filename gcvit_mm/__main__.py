@@ -1,16 +1,24 @@
-"""``python -m gcvit_mm``: ``doctor``, ``check-data``, ``convert-data``, ``show`` and ``ops``."""
+"""``python -m gcvit_mm COMMAND``: what has no tool of its own."""
 
+import importlib
 import sys
 
-USAGE = """usage: python -m gcvit_mm COMMAND
+USAGE = """usage: python -m gcvit_mm COMMAND (--help says more of each)
 
-  doctor              what is installed, whether it fits together, how to fix it
-  check-data CONFIG   what is wrong with the data of a config (--help says more)
-  convert-data SRC DST
-                      Pascal VOC, YOLO, LabelMe or VIA into COCO JSON (--help says more)
-  show CONFIG CHECKPOINT
-                      a local page: drop an image, click where a pixel looks
-  ops                 whose operators mmcv.ops uses (--help: for every program)"""
+  doctor                  what is installed, whether it fits together, how to fix it
+  check-data CONFIG       what is wrong with the data of a config
+  convert-data SRC DST    Pascal VOC, YOLO, LabelMe or VIA into COCO JSON
+  plan CONFIG             how much memory a run needs, whether it fits
+  show CONFIG CHECKPOINT  a local page: drop an image, click where a pixel looks
+  ops                     whose operators mmcv.ops uses; for every program"""
+
+COMMANDS = {
+    'check-data': 'gcvit_mm.cli.check_data',
+    'convert-data': 'gcvit_mm.cli.convert_data',
+    'plan': 'gcvit_mm.cli.plan',
+    'show': 'gcvit_mm.inference.show',
+    'ops': 'gcvit_mm.ops.report',
+}
 
 
 def main() -> int:
@@ -20,22 +28,8 @@ def main() -> int:
         from gcvit_mm.doctor import main as doctor
 
         return doctor()
-    if command == 'check-data':
-        from gcvit_mm.cli.check_data import main as check_data
-
-        return check_data(sys.argv[2:])
-    if command == 'show':
-        from gcvit_mm.inference.show import main as show
-
-        return show(sys.argv[2:])
-    if command == 'convert-data':
-        from gcvit_mm.cli.convert_data import main as convert_data
-
-        return convert_data(sys.argv[2:])
-    if command == 'ops':
-        from gcvit_mm.ops.report import main as ops
-
-        return ops(sys.argv[2:])
+    if command in COMMANDS:
+        return importlib.import_module(COMMANDS[command]).main(sys.argv[2:])
     asked = command in ('-h', '--help')
     print(USAGE, file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

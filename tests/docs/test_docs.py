@@ -19,6 +19,7 @@ from mmengine.config import Config
 
 import gcvit_mm
 from gcvit_mm import backbones
+from gcvit_mm.cli import plan
 from gcvit_mm.layers import WindowAttention
 from support.running import ROOT
 
@@ -113,6 +114,14 @@ def options(tool: str) -> frozenset:
     return frozenset(re.findall(r'(?<!\w)--[a-z][a-z-]*', printed.getvalue()))
 
 
+def options_of_plan() -> frozenset:
+    """Options of ``python -m gcvit_mm plan``."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
+        plan.parse_args(['--help'])
+    return frozenset(re.findall(r'(?<!\w)--[a-z][a-z-]*', printed.getvalue()))
+
+
 def test_options_of_commands(page):
     """Commands in shell blocks use options that their tool has."""
     for text in blocks(page, 'sh'):
@@ -130,7 +139,7 @@ def test_options_in_the_text(page):
     used = set(re.findall(r'`[^`\n]*?(?<!\w)(--[a-z][a-z-]*)', text)) - FOREIGN
     if used:
         tools = sorted(path.name for path in (ROOT / 'tools').glob('*.py'))
-        known = frozenset().union(*(options(tool) for tool in tools))
+        known = options_of_plan().union(*(options(tool) for tool in tools))
         assert used <= known, used - known
 
 

@@ -1,0 +1,215 @@
+"""Predicting the memory of a step: against torch's record of a real one, and its bounds."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from torch.profiler import ProfilerActivity, profile
+
+from gcvit_mm import GCViT, UserError
+from gcvit_mm.planning import pictures
+from gcvit_mm.planning.cards import GB, find_card
+from gcvit_mm.planning.pictures import follow, largest, read_data
+from gcvit_mm.planning.shadow import Shadow, numbers
+from gcvit_mm.planning.step import follow_parts, give_memory, prime, train_step
+from gcvit_mm.planning.tracking import Tracker
+
+
+class Model(BaseModel):
+    """A backbone, and the mean of what it gives for a loss."""
+
+    def __init__(self, with_cp=False):
+        super().__init__()
+        arch = dict(
+            embed_dims=16,
+            depths=(1, 1, 1, 1),
+            num_heads=(1, 2, 4, 8),
+            mlp_ratio=2.0,
+            layer_scale=None,
+            window_size=(3, 3, 3, 3),
+            drop_path_rate=0.0,
+        )
+        self.backbone = GCViT(arch, with_cp=with_cp)
+
+    def forward(self, inputs, mode='loss', **kwargs):
+        return dict(loss=sum(x.square().mean() for x in self.backbone(inputs)))
+
+
+def predicted(model, dtype=None, gpu=False):
+    tracker = Tracker(gpu)
+    with Shadow(tracker.seen, gpu):
+        give_memory(model, 'cpu')
+        follow_parts(model, tracker)
+        wrapper = OptimWrapper(torch.optim.AdamW(model.parameters()))
+        prime(wrapper, model)
+        batch = dict(inputs=torch.randn(2, 3, 128, 128))
+        train_step(model, wrapper, batch, dtype, tracker)
+    return tracker.peak
+
+
+def measured(model, dtype=None):
+    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters()))
+    prime(wrapper, model)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        train_step(model, wrapper, dict(inputs=torch.randn(2, 3, 128, 128)), dtype)
+    kept = [x for s in wrapper.optimizer.state.values() for x in s.values()]
+    kept += [*model.parameters(), *model.buffers()]
+    now = most = 0
+    for event in sorted(
+        (e for e in record.profiler.kineto_results.events() if e.name() == '[memory]'),
+        key=lambda e: e.start_ns(),
+    ):
+        now += event.nbytes()
+        most = max(most, now)
+    held = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in kept}
+    return sum(held.values()) + most
+
+
+@pytest.mark.parametrize(('with_cp', 'dtype'), [(False, None), (True, None)])
+def test_peak_is_that_of_a_real_step(with_cp, dtype):
+    with torch.device('meta'):
+        model = Model(with_cp)
+    found = predicted(model, dtype)
+    assert found.bytes == pytest.approx(measured(Model(with_cp), dtype), rel=0.07)
+    assert found.bytes == sum(found.owners.values())
+    assert {part for part, _ in found.owners} >= {'backbone'}
+
+
+def test_what_a_gpu_runs_keeps_no_attention_weights():
+    """Tensors claim a GPU that is not there; checkpointing and attention go its ways."""
+    with torch.device('meta'):
+        plain, recomputed = Model(), Model(with_cp=True)
+    assert predicted(recomputed, gpu=True).bytes < predicted(plain, gpu=True).bytes
+    with Shadow(gpu=True):
+        assert torch.zeros(1).is_cuda
+        assert torch.zeros(1, device='cuda').is_cuda
+    assert not torch.zeros(1).is_cuda
+
+
+def test_bounds_of_what_depends_on_numbers():
+    from torchvision.ops import nms
+
+    with Shadow():
+        unknown = torch.rand(200, 4) * 0 + torch.empty(10000)[:200, None]
+        assert numbers(unknown) is None
+        assert len(nms(unknown, unknown[:, 0], 0.5)) == 200
+        assert (unknown[:, 0] > 0).nonzero().shape == (200, 1)
+        assert unknown[unknown > 0].shape == (800,)
+        assert unknown.unique().numel() == 800
+
+
+def test_small_numbers_are_carried():
+    with Shadow():
+        sizes = torch.tensor([[3, 4], [5, 6]])
+        assert sizes.prod(1).sum().item() == 42
+        assert sizes[sizes > 3].tolist() == [4, 5, 6]
+        assert (sizes == 4).nonzero().shape == (1, 2)
+        sizes[0, 0] = torch.empty(5000, dtype=torch.int64)[0]
+        assert numbers(sizes) is None
+
+
+def test_no_memory_is_left_behind():
+    tracker = Tracker()
+    with Shadow(tracker.seen):
+        x = torch.zeros(1000)
+        y = x.view(10, 100)
+        assert tracker.now == 4000
+        del x
+        assert tracker.now == 4000
+        del y
+    assert (tracker.now, tracker.peak.bytes) == (0, 4000)
+
+
+def test_largest_picture():
+    crop = dict(type='RandomCrop', crop_size=(384, 600), crop_type='absolute_range')
+    resize = dict(type='RandomChoiceResize', scales=[(480, 1333), (800, 1333)], keep_ratio=True)
+    assert largest([crop, resize]) == (800, 1333)
+    assert largest([resize], [(480, 640), (60, 80)]) == (800, 1067)
+    branches = dict(type='RandomChoice', transforms=[[resize], [crop]])
+    assert largest([branches]) == (800, 1333)
+    half = dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True)
+    assert largest([half, dict(type='RandomCrop', crop_size=(512, 512))]) == (512, 512)
+    assert follow([dict(type='Resize', scale_factor=1.0, keep_ratio=True)], None) is None
+    with pytest.raises(UserError, match='--size'):
+        largest([dict(type='LoadImageFromFile')])
+
+
+@pytest.mark.parametrize('parsed', [0, 1 << 20])
+def test_objects_of_annotations(tmp_path, monkeypatch, parsed):
+    monkeypatch.setattr(pictures, 'PARSED', parsed)
+    images = [dict(id=i, file_name=f'{i}.jpg', height=40, width=60) for i in range(3)]
+    boxes = [dict(id=i, image_id=i % 2, bbox=[0, 0, 1, 1]) for i in range(7)]
+    text = json.dumps(dict(images=images, annotations=boxes))
+    (tmp_path / 'a.json').write_text(text)
+    dataset = Config(dict(d=dict(type='Repeat', dataset=dict(ann_file=str(tmp_path / 'a.json'))))).d
+    data = read_data(dataset)
+    assert (data.objects, data.pictures) == (4, 3)
+    assert list(data.sizes) == ([(40, 60)] if parsed else [])
+
+
+def test_cards():
+    assert find_card('24GB').memory == 24 * GB
+    assert find_card('H100').tflops_half > find_card('h100').tflops
+    with pytest.raises(UserError, match='did you mean a100-40'):
+        find_card('a100-4')
+    for wrong in ('0GB', '-1GB', 'GB'):
+        with pytest.raises(UserError, match='24GB'):
+            find_card(wrong)
+
+
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['gcvit_mm'], allow_failed_imports=False)
+data_preprocessor = dict(num_classes=3, mean=[0.0] * 3, std=[1.0] * 3)
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='GCViT',
+        arch=dict(
+            embed_dims=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), mlp_ratio=2.0,
+            layer_scale=None, window_size=(3, 3, 3, 3), drop_path_rate=0.0,
+        ),
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead', num_classes=3, in_channels=128, loss=dict(type='CrossEntropyLoss')
+    ),
+)
+dataset = dict(type='ImageNet', pipeline=[dict(type='RandomResizedCrop', scale=64)])
+train_dataloader = dict(batch_size=2, dataset=dataset)
+val_dataloader = dict(batch_size=8, dataset=dataset)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+train_cfg = dict(max_iters=1000)
+"""
+
+
+def test_command(tmp_path, capsys, monkeypatch):
+    """A run that does not fit is told what makes it fit, in one object."""
+    pytest.importorskip('mmpretrain')
+    from gcvit_mm.cli import plan
+    from gcvit_mm.planning import cards
+
+    monkeypatch.setattr(cards, 'CONTEXT', 0)
+    (tmp_path / 'c.py').write_text(CLASSIFIER)
+    plan.main([str(tmp_path / 'c.py'), '--gpu', '0.005GB', '--json'])
+    found = json.loads(capsys.readouterr().out)
+    assert found['load']['train'] == [64, 64] and found['load']['batch'] == 2
+    parts = found['train']['parts']
+    assert sum(sum(x.values()) for x in parts.values()) == found['train']['peak_bytes']
+    assert not found['fits']
+    peaks = [change['peak'] for change in found['advice']]
+    assert peaks and peaks[0] < found['needed_bytes'] and peaks[-1] < peaks[0]
+    assert found['advice'][0]['options'] == '--amp'
+    assert 'batch_size=1' in ' '.join(change['options'] for change in found['advice'])
+
+
+def test_command_ends_in_one_line(tmp_path, capsys):
+    from gcvit_mm.cli import plan
+
+    (tmp_path / 'c.py').write_text(CLASSIFIER.replace("'ImageClassifier'", "'NoSuchModel'"))
+    with pytest.raises(SystemExit):
+        plan.main([str(tmp_path / 'c.py'), '--gpu', 'h1000'])
+    assert capsys.readouterr().err.count('\n') == 1

@@ -14,7 +14,6 @@ from ..planning.cards import CARDS, GB, Card, find_card, with_reserve
 from .arguments import add_config_arguments
 from .config import load_config, replace_data_root
 from .running import run_tool
-from .terminal import import_quietly
 
 EVERY = 1 << 20  # bytes of change that a plot shows
 
@@ -52,7 +51,6 @@ def plan(args: argparse.Namespace) -> None:
     """Predict, and print what was found."""
     card = find_card(args.gpu) if args.gpu else None
     cfg = load_config(args.config, args.cfg_options)
-    import_quietly(cfg)
     if args.data_root:
         replace_data_root(cfg, args.data_root)
     if 'train_dataloader' not in cfg or 'optim_wrapper' not in cfg:

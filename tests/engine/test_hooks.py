@@ -137,7 +137,8 @@ def test_batch_size_advice():
 def test_batch_size_is_said_once():
     """The hook warns at the start of training, and only then."""
     said = []
-    runner = SimpleNamespace(cfg=config(), logger=SimpleNamespace(warning=said.append))
+    logger = SimpleNamespace(warning=said.append)
+    runner = SimpleNamespace(cfg=config(), model=torch.nn.Identity(), logger=logger)
     CheckBatchSize().before_train(runner)
     assert len(said) == 1 and '2 images a step' in said[0]
     runner.cfg = config(batch=16)

@@ -9,6 +9,7 @@ import mmengine
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import build_functions
 from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
@@ -84,6 +85,8 @@ CHECKS = {
         {'cfg', 'registry', 'args', 'obj_type'}
         <= set(build_functions.build_from_cfg.__code__.co_varnames)
     ),
+    'BaseModel._run_forward': lambda: takes(BaseModel._run_forward, 'self', 'data', 'mode'),
+    'BaseDataPreprocessor._device': lambda: assigns(BaseDataPreprocessor, '_device'),
     'DataLoader._get_iterator': lambda: (
         inspect.getsource(DataLoader.__iter__).count('self._get_iterator()') == 2
     ),
@@ -97,6 +100,17 @@ CHECKS = {
 
 # Of torch and torchvision, which stay when mmengine changes.
 TORCH = {
+    '_C',  # with the following, of planning, which runs models without memory
+    '_buffers',
+    '_cdata',
+    '_index_put_impl_',
+    '_len_torch_function_stack',
+    '_local_scalar_dense',
+    '_parameters',
+    '_scaled_dot_product_efficient_attention',
+    '_schema',
+    '_shape_as_tensor',
+    '_unique2',
     '_BatchNorm',
     '_deform_conv2d_backward',
     '_get_allowed_globals',
@@ -105,6 +119,7 @@ TORCH = {
     '_load_from_state_dict',
     '_modules',
     '_replace',  # of every NamedTuple
+    '_asdict',
     '_roi_align_backward',
     '_compiled',  # of gcvit_mm.ops
 }

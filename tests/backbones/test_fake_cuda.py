@@ -3,10 +3,16 @@
 import pytest
 import torch
 
-import gcvit_mm
 from gcvit_mm import GCViT, GGDeiT, GGTransformer, GPViT, GPViTAdapter, GroupNeck, ScalableViT
-from support.configs import CONFIGS, read_config
-from support.cuda import Call, fake_cuda, recorded_attention, to_fake_cuda, unfused
+from support.cuda import (
+    Call,
+    fake_cuda,
+    recorded_attention,
+    run_on_fake_cuda,
+    to_fake_cuda,
+    two_blocks,
+    unfused,
+)
 from support.detectors import SMALL, detector
 
 # Every ablation switch that changes a forward pass.
@@ -51,25 +57,6 @@ PASSES = {
 RECOMPUTED = {cls: name for name, (cls, _) in reversed(MODELS.items())}
 
 
-def build(cls, **options):
-    """A backbone without weights and with two blocks a stage: those that follow repeat them."""
-    with torch.device('meta'):
-        model = cls(**options)
-    for stage in model.stages:
-        if hasattr(stage, 'blocks'):
-            del stage.blocks[2:]
-    return model
-
-
-def run(model, dtype, size, batch=2):
-    """A pass on a fake GPU; returns maps and calls of attention."""
-    to_fake_cuda(model)
-    image = torch.empty(batch, 3, *size, device='cuda')
-    with recorded_attention() as calls, torch.autocast('cuda', dtype, dtype != torch.float32):
-        outputs = model(image)
-    return outputs, calls
-
-
 @pytest.mark.parametrize(
     ('name', 'how'),
     [
@@ -85,9 +72,9 @@ def test_backbone(name, how):
     """Nothing is made elsewhere, nothing changes its type, and every attention can be fused."""
     cls, options = MODELS[name]
     dtype, training, size, with_cp = PASSES[how]
-    model = build(cls, with_cp=with_cp, **options).train(training)
+    model = two_blocks(cls, with_cp=with_cp, **options).train(training)
     with fake_cuda():
-        outputs, calls = run(model, dtype, size)
+        outputs, calls = run_on_fake_cuda(model, dtype, size)
         for out in outputs:
             assert out.is_cuda and out.dtype == torch.float32 or out.dtype == dtype
             assert out.requires_grad
@@ -123,24 +110,6 @@ def test_detectors(name, dtype):
         assert x.is_cuda and x.dtype in (dtype, torch.float32) and x.requires_grad
 
 
-TRAINING = ('init_cfg', 'drop_path_rate', 'with_cp', 'frozen_stages', 'out_indices', 'norm_cfg')
-asked = {}  # backbones, and the first config that has them
-
-
-@pytest.mark.parametrize('name', sorted(path.stem for path in CONFIGS.glob('*.py')))
-def test_attention_of_configs_can_be_fused(name):
-    """At the size of COCO's images, in bfloat16, where no other config has the same backbone."""
-    backbone = read_config(name).model.backbone.to_dict()
-    key = repr(sorted((k, v) for k, v in backbone.items() if k not in TRAINING))
-    if asked.setdefault(key, name) != name:
-        return
-    backbone.pop('init_cfg', None)
-    model = build(getattr(gcvit_mm, backbone.pop('type')), **backbone)
-    with fake_cuda():
-        calls = run(model, torch.bfloat16, (800, 1333), batch=1)[1]
-        assert calls and {unfused(call) for call in calls} == {''}
-
-
 def test_rules_are_asked():
     """What the rules refuse: each of them."""
     q = torch.empty(2, 3, 49, 32, dtype=torch.bfloat16)
@@ -160,7 +129,7 @@ def test_wrong_device_is_an_error():
     model = GCViT('xxtiny')
     model.stages[0].blocks[0].attn.proj_drop = Misplaced()
     with fake_cuda(), pytest.raises(RuntimeError, match='device'):
-        run(model, torch.float32, (64, 64))
+        run_on_fake_cuda(model, torch.float32, (64, 64))
 
 
 class Misplaced(torch.nn.Module):

@@ -16,6 +16,7 @@ from gcvit_mm.datacheck import check
 from gcvit_mm.datacheck.coco import FAR, mask_flaw, read_runs
 from gcvit_mm.datacheck.pipeline import PATIENCE, CheckedPipeline, build_dataloader
 from gcvit_mm.messages import explain
+from gcvit_mm.processes import end_workers
 from support.running import DET, FOLDERS, ROOT
 
 pytest.importorskip('mmdet')
@@ -162,6 +163,7 @@ def test_workers_that_wait():
     loader = build_dataloader(build, {}, dict(cfg, timeout=2))
     with pytest.raises(RuntimeError) as error:
         list(loader)
+    end_workers()  # as the tools do
     line, status = explain(error.value)
     assert status == 2 and 'timed out after 2 seconds' in line
     assert '/data/5.jpg' in line and 'train_dataloader.timeout' in line

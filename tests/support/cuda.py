@@ -104,3 +104,22 @@ def unfused(call: Call) -> str:
     if bias.stride(-1) not in (0, 1) or rows % aligned:
         return f'strides of the bias {bias.stride()}: rows must begin at multiples of {aligned}'
     return ''
+
+
+def two_blocks(cls, **options):
+    """A backbone without weights and with two blocks a stage: those that follow repeat them."""
+    with torch.device('meta'):
+        model = cls(**options)
+    for stage in model.stages:
+        if hasattr(stage, 'blocks'):
+            del stage.blocks[2:]
+    return model
+
+
+def run_on_fake_cuda(model, dtype, size, batch=2):
+    """A pass on a fake GPU; returns maps and calls of attention."""
+    to_fake_cuda(model)
+    image = torch.empty(batch, 3, *size, device='cuda')
+    with recorded_attention() as calls, torch.autocast('cuda', dtype, dtype != torch.float32):
+        outputs = model(image)
+    return outputs, calls

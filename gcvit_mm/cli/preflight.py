@@ -61,7 +61,7 @@ def preflight(cfg: Config, *loaders: str, training: bool = False) -> None:
         UserError: With what does not fit; the message names it and the fix.
     """
     first = local_rank() == 0
-    if not cfg.get(loaders[0]):
+    if loaders and not cfg.get(loaders[0]):  # trainings need not evaluate
         raise UserError(
             f'{cfg.filename} has no {loaders[0]}: give one of the files beside _base_, or begin '
             'with configs/templates (docs/own_data.md)'

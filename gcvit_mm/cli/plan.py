@@ -4,16 +4,20 @@ import argparse
 import json
 import logging
 import math
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from ..datacheck.datasets import SCOPES
 from ..errors import UserError
 from ..planning.cards import CARDS, GB, Card, find_card, with_reserve
 from .arguments import add_config_arguments
 from .config import load_config, replace_data_root
+from .outputs import check_output, save_figure
 from .running import run_tool
+from .tables import drawn
 
 EVERY = 1 << 20  # bytes of change that a plot shows
 
@@ -50,9 +54,13 @@ def main(argv: List[str]) -> int:
 def plan(args: argparse.Namespace) -> None:
     """Predict, and print what was found."""
     card = find_card(args.gpu) if args.gpu else None
+    if args.plot:
+        check_output(args.plot, [args.config])
     cfg = load_config(args.config, args.cfg_options)
     if args.data_root:
         replace_data_root(cfg, args.data_root)
+    if cfg.get('default_scope') not in SCOPES:
+        raise UserError(f'{args.config} is no config of a detector, segmentor or classifier')
     if 'train_dataloader' not in cfg or 'optim_wrapper' not in cfg:
         raise UserError(f'{args.config} does not train: plan needs its loader and optimizer')
     if args.amp:
@@ -73,7 +81,7 @@ def look(cfg: Config, args: argparse.Namespace, card: Optional[Card]) -> Dict[st
     if args.plot:
         from ..planning.plot import draw
 
-        draw(prediction, args.plot)
+        save_figure(draw(prediction), Path(args.plot))
     parts: Dict[str, Dict[str, int]] = {}
     for (part, cause), size in prediction.train.owners.items():
         parts.setdefault(part, {})[cause] = size
@@ -135,13 +143,11 @@ def described(found: Dict[str, Any], args: argparse.Namespace) -> str:
         f'{in_gb(found["needed_bytes"])}',
     ]
     causes = sorted({cause for part in train['parts'].values() for cause in part})
-    lines += table(
-        ['at the peak', *causes],
-        [
-            [name, *(in_gb(part[c]) if c in part else '' for c in causes)]
-            for name, part in train['parts'].items()
-        ],
-    )
+    rows = [
+        [name, *(in_gb(part[c]) if c in part else '' for c in causes)]
+        for name, part in train['parts'].items()
+    ]
+    lines.append(drawn([['at the peak', *causes], *rows]))
     lines.append(f'a step: {train["flops"] / 1e12:.2f} TFLOP')
     if found['fits'] is None:
         return '\n'.join(lines)
@@ -151,7 +157,7 @@ def described(found: Dict[str, Any], args: argparse.Namespace) -> str:
         lines.append(f'the schedule cannot be faster than {hours:.1f} h of its operations alone')
     if found['advice']:
         rows = [[x['what'], in_gb(x['peak']), x['cost'], x['options']] for x in found['advice']]
-        lines += table(['with', 'needs', 'costs', 'options'], rows)
+        lines.append(drawn([['with', 'needs', 'costs', 'options'], *rows], 'left'))
     if 'largest_batch' in found:
         lines.append(f'largest batch that fits: {found["largest_batch"]}')
     return '\n'.join(lines)
@@ -161,12 +167,3 @@ def summary(found: Dict[str, Any]) -> str:
     """Whether a run fits, in one line."""
     needs = f'needs about {found["needed_bytes"] / GB:.1f} GB of {found["gpu_bytes"] / GB:.0f} GB'
     return needs if found['fits'] else f'{needs}: does not fit'
-
-
-def table(head: List[str], rows: List[List[str]]) -> List[str]:
-    """Lines of a table."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return [
-        '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-        for row in (head, *rows)
-    ]

@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 from mmengine.config import Config
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -113,11 +113,11 @@ def by_class(found: Found) -> str:
     return drawn([*rows, ['all', *(shown(v.mean() if v.size else np.nan) for v in known)]])
 
 
-def drawn(rows: List[List[str]]) -> str:
-    """Rows as text, the first in the place of names of columns."""
+def drawn(rows: List[List[str]], justify: JustifyMethod = 'right') -> str:
+    """Rows as text, the first in the place of names of columns; ``justify`` all but the first."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(rows[0]):
-        table.add_column(name, justify='right' if i else 'left', no_wrap=True)
+        table.add_column(name, justify=justify if i else 'left', no_wrap=True)
     for row in rows[1:]:
         table.add_row(*(Text(printable(cell)) for cell in row))
     file = io.StringIO()

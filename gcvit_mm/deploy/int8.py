@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 
 from ..errors import UserError
+from .engines import first_line
 from .metadata import write
 from .predictor import Predictor
 
@@ -101,9 +102,7 @@ def quantise(path: str, out: str, pictures: Sequence[Any], threads: int = 0) -> 
     except UserError:
         raise
     except Exception as error:  # of protobuf, onnx and onnxruntime
-        raise UserError(
-            f'{path} cannot be quantised: {str(error).strip().splitlines()[0]}'
-        ) from error
+        raise UserError(f'{path} cannot be quantised: {first_line(error)}') from error
     # in the place of all that is stored: onnxruntime adds words of its own
     write(out, dict(facts, int8=dict(pictures=len(pictures))))
 

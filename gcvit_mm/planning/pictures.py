@@ -65,14 +65,23 @@ def read_data(dataset: Any) -> Data:
 
 
 def read_coco(path: str) -> Data:
-    """Read a file of annotations; of a large one the numbers of images alone."""
+    """Read a file of annotations; of a large one the numbers of images alone.
+
+    Raises:
+        UserError: If it is not in COCO format.
+    """
     sizes: Dict[Size, None] = {}
     if os.path.getsize(path) <= PARSED:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-        number = len(content['images'])
-        counts = Counter(x['image_id'] for x in content.get('annotations', ()))
-        sizes = {(x['height'], x['width']): None for x in content['images'] if 'height' in x}
+        try:
+            with open(path, encoding='utf-8') as file:
+                content = json.load(file)
+            number = len(content['images'])
+            counts = Counter(x['image_id'] for x in content.get('annotations', ()))
+            sizes = {(x['height'], x['width']): None for x in content['images'] if 'height' in x}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'{path} is not in COCO format: python -m gcvit_mm check-data says more'
+            ) from error
     else:
         with open(path, 'rb') as file:
             text = file.read()

@@ -1,28 +1,25 @@
 """Memory over a step, drawn."""
 
+from matplotlib.figure import Figure
+
 from .cards import GB
 from .predict import Prediction
 
 
-def draw(prediction: Prediction, path: str) -> None:
+def draw(prediction: Prediction) -> Figure:
     """Draw memory over a step of training, stacked by part, with its peak.
 
     Args:
         prediction: With moments.
-        path: File to write, of a type that matplotlib knows.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
     moments = prediction.moments
     parts = sorted({part for moment in moments for part, _ in moment.owners})
     bytes_of = [
         [sum(v for (p, _), v in m.owners.items() if p == part) / GB for m in moments]
         for part in parts
     ]
-    figure, axes = plt.subplots(figsize=(9, 5))
+    figure = Figure((9, 5), dpi=120)
+    axes = figure.subplots()
     axes.stackplot(range(len(moments)), bytes_of, labels=parts)
     highest = max(range(len(moments)), key=lambda i: moments[i].bytes)
     peak = prediction.train.bytes / GB
@@ -36,5 +33,4 @@ def draw(prediction: Prediction, path: str) -> None:
     )
     axes.set(xlabel='moments of a step', ylabel='GB', ylim=(0, peak * 1.15))
     axes.legend(loc='upper left', fontsize='small')
-    figure.savefig(path, dpi=120, bbox_inches='tight')
-    plt.close(figure)
+    return figure

@@ -5,17 +5,15 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ..errors import UserError
 from .batch import Size, make_batch
+from .complexity import build_on_meta
 from .pictures import largest, pipeline_of, read_data
 from .shadow import Shadow
 from .step import build_wrapper, caused, follow_parts, give_memory, prime, test_step, train_step
 from .tracking import Moment, Tracker
 
-SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -97,21 +95,11 @@ def find_load(
 
 
 def build(cfg: Config) -> nn.Module:
-    """Build the model of a config on the meta device, for one process.
-
-    Raises:
-        UserError: If it is no detector, segmentor or classifier.
-    """
-    if cfg.get('default_scope') not in SCOPES:
-        raise UserError('plan: the config is none of a detector, segmentor or classifier')
-    init_default_scope(cfg.default_scope)
-    settings = copy.deepcopy(cfg.model)
-    if settings.get('data_preprocessor') is None and cfg.get('data_preprocessor'):
-        settings.data_preprocessor = dict(type='ClsDataPreprocessor', **cfg.data_preprocessor)
-    if settings.get('backbone'):
-        settings.backbone.pop('init_cfg', None)
-    with torch.device('meta'):
-        return MODELS.build(settings)
+    """Build the model of a config on the meta device, for one process."""
+    cfg = copy.deepcopy(cfg)
+    if cfg.get('data_preprocessor'):  # as mmengine's runner
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return build_on_meta(cfg)
 
 
 def has_masks(cfg: Config) -> bool:
@@ -185,7 +173,7 @@ def predict_test(cfg: Config, load: Load, gpu: bool = True) -> Tuple[Moment, int
         give_memory(model, 'cpu')
         follow_parts(model, tracker)
         model.eval()
-        test_step(model, batch, None, tracker)
+        test_step(model, batch, tracker)
         return tracker.peak, tracker.flops
 
 

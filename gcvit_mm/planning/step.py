@@ -1,7 +1,7 @@
 """One step of training, or of testing, for real or in a shadow."""
 
-from contextlib import contextmanager, nullcontext
-from typing import Any, Callable, ContextManager, Dict, Iterator, Optional
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, Optional
 
 import torch
 from mmengine.optim import build_optim_wrapper
@@ -102,34 +102,12 @@ def caused(tracker: Optional[Tracker], cause: str) -> Iterator[None]:
 
 
 def build_wrapper(cfg: Any, model: nn.Module) -> Any:
-    """The optimizer of a config in float32; what --amp adds to it is :func:`autocast`."""
+    """The optimizer of a config in float32; what --amp adds to it is torch's autocast."""
     settings = dict(cfg)
     settings['type'] = 'OptimWrapper'
     for key in ('dtype', 'loss_scale', 'use_fsdp', 'accumulative_counts'):
         settings.pop(key, None)
     return build_optim_wrapper(model, settings)
-
-
-def autocast(device: str, dtype: Optional[torch.dtype]) -> ContextManager:
-    """Mixed precision, also for a GPU that is not there."""
-    if dtype is None:
-        return nullcontext()
-    return _autocast(device, dtype)
-
-
-@contextmanager
-def _autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
-    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    torch.set_autocast_enabled(device, True)
-    torch.set_autocast_dtype(device, dtype)
-    torch.autocast_increment_nesting()
-    try:
-        yield
-    finally:
-        if torch.autocast_decrement_nesting() == 0:
-            torch.clear_autocast_cache()
-        torch.set_autocast_enabled(device, before[0])
-        torch.set_autocast_dtype(device, before[1])
 
 
 def train_step(
@@ -141,7 +119,7 @@ def train_step(
 ) -> None:
     """One step, as :meth:`mmengine.model.BaseModel.train_step` does it."""
     device = next(model.parameters()).device.type
-    with autocast(device, dtype):
+    with torch.autocast(device, dtype, enabled=dtype is not None):
         with caused(tracker, 'input'):
             data = model.data_preprocessor(batch, True)
         with caused(tracker, 'activations'):
@@ -154,13 +132,7 @@ def train_step(
     wrapper.zero_grad()
 
 
-def test_step(
-    model: Any,
-    batch: Dict[str, Any],
-    dtype: Optional[torch.dtype] = None,
-    tracker: Optional[Tracker] = None,
-) -> None:
+def test_step(model: Any, batch: Dict[str, Any], tracker: Optional[Tracker] = None) -> None:
     """One batch of an evaluation, as :meth:`mmengine.model.BaseModel.test_step` does it."""
-    device = next(model.parameters()).device.type
-    with torch.no_grad(), autocast(device, dtype), caused(tracker, 'activations'):
+    with torch.no_grad(), caused(tracker, 'activations'):
         model.test_step(batch)

@@ -92,11 +92,11 @@ def print_formats(rows: list[dict], size: tuple, threads: int) -> None:
             table.add_row(row['name'])
             continue
         low, median, high = (row['time'][key] * 1e3 for key in ('low', 'median', 'high'))
-        over = row['ratio']
+        over = row.get('ratio')
         table.add_row(
             row['name'],
             f'{median:.0f} ({low:.0f}-{high:.0f})',
-            f'{over["median"]:.2f} ({over["low"]:.2f}-{over["high"]:.2f})',
+            f'{over["median"]:.2f} ({over["low"]:.2f}-{over["high"]:.2f})' if over else '-',
             f'{row["megabytes"]:.1f}',
             *(f'{row.get("metrics", {}).get(key, "-"):.4}' for key in metrics),
         )

@@ -8,11 +8,12 @@ import re
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ...errors import UserError
 from ...messages import described
 
-IMAGES = ('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm')
+IMAGES = tuple(IMG_EXTENSIONS)  # those that predict.py takes
 SPLITS = {name: name for name in ('train', 'val', 'test')}
 SPLITS.update(training='train', valid='val', validation='val', testing='test')
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

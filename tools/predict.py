@@ -92,6 +92,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         '--score-thr', type=float, default=0.3, help='least score of a drawn, counted box (0.3)'
     )
     parser.add_argument(
+        '--batch-size',
+        type=int,
+        metavar='N',
+        help='most images that go through the model at once, of those that follow each other and '
+        'are resized to the same size (1); frames of a video are',
+    )
+    parser.add_argument(
         '--attention', metavar='X,Y', help='draw where this pixel of the image looks, instead'
     )
     parser.add_argument(
@@ -157,10 +164,12 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError('--beside: goes with --features only')
     if args.kind and (args.json or args.label_maps or not args.out_dir):
         raise UserError(f'--{args.kind}: draws only: give --out-dir, no --json and no --label-maps')
+    if args.batch_size is not None and (args.kind or args.batch_size < 1):
+        raise UserError('--batch-size: is a number from 1 up, and goes with predictions')
     if args.annotations and not args.json:
         raise UserError('--annotations: goes with --json only')
     cli.check_engine(args.engine, args.checkpoint)
-    for option in (*KINDS, 'layer', 'cfg_options', 'device'):
+    for option in (*KINDS, 'layer', 'cfg_options', 'device', 'batch_size'):
         if args.exported and getattr(args, option) is not None:
             name = option.replace('_', '-')
             raise UserError(f'--{name}: goes with checkpoints, not with {args.checkpoint}')
@@ -303,7 +312,8 @@ def find_ids(args: argparse.Namespace, inputs: Inputs) -> CocoIds:
 
 # ------------------------------------------------------------------- predicting
 def predict(predictor: Predictor, inputs: Inputs, ids: CocoIds, args: argparse.Namespace) -> None:
-    """Predict one by one, and write what is asked for."""
+    """Predict, and write what is asked for."""
+    batch_size = args.batch_size or 1
     ids.categories(predictor.classes)
     found = JsonFile(args.json, ids) if args.json else None
 
@@ -315,14 +325,16 @@ def predict(predictor: Predictor, inputs: Inputs, ids: CocoIds, args: argparse.N
             result.save(osp.join(args.label_maps, map_name(name)))
         return result.above(args.score_thr)
 
-    for path in track(inputs.images, description='predicting', disable=not inputs.images):
-        result = keep(path, predictor.predict(path)[0])
+    results = predictor.stream(inputs.images, batch_size=batch_size)
+    paths = track(inputs.images, description='predicting', disable=not inputs.images)
+    for path, result in zip(paths, results):
+        result = keep(path, result)
         print(f'{printable(path)}: {result.summary()}')
         if args.out_dir:
             result.draw(osp.join(args.out_dir, osp.basename(path)), args.score_thr)
     for path in inputs.videos:
         out_file = osp.join(args.out_dir, video_name(path)) if args.out_dir else None
-        count = predict_video(predictor, path, out_file, args.score_thr, keep)
+        count = predict_video(predictor, path, out_file, args.score_thr, keep, batch_size)
         print(f'{printable(path)}: {count} frames')
     if found:
         found.write()

@@ -8,7 +8,7 @@ from typing import Any, Iterator, List, Tuple, Union
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
@@ -164,6 +164,14 @@ def guard(runner: Union[Runner, FlexibleRunner]) -> None:
             f'optim_wrapper.optimizer.type is {name}, which is no optimizer: '
             f'{f"did you mean {close}?" if close else "correct it, or register it"}'
         )
+    name = wrapper.get('type', 'OptimWrapper')
+    if isinstance(name, str) and OPTIM_WRAPPERS.get(name) is None:
+        optimizer, close = nearest(name, OPTIMIZERS), nearest(name, OPTIM_WRAPPERS)
+        if OPTIMIZERS.get(name) or optimizer.lower() == name.lower():
+            fix = f'set optim_wrapper.optimizer.type={optimizer or name}'
+        else:
+            fix = f'did you mean {close}?' if close else 'correct it, or register it'
+        raise UserError(f'optim_wrapper.type is {name}, which wraps no optimizer: {fix}')
     known = inspect.signature(runner.save_checkpoint).parameters
     for hook in runner.hooks:
         unknown = [k for k in getattr(hook, 'args', {}) if k not in known]

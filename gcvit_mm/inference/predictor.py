@@ -3,7 +3,7 @@
 import copy
 import os
 from importlib.util import find_spec
-from typing import Any, Dict, Iterable, Iterator, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import mmcv
 import numpy as np
@@ -60,13 +60,18 @@ class Predictor:
         self.classes = tuple(meta.get('classes') or ())
         self.visualizer = dict(cfg.visualizer, scope=self.scope, dataset_meta=meta)
 
-    def predict(self, images: Union[Image, Iterable[Image]], score_thr: float = 0.0) -> Predictions:
+    def predict(
+        self, images: Union[Image, Iterable[Image]], score_thr: float = 0.0, batch_size: int = 1
+    ) -> Predictions:
         """Predict images.
 
         Args:
             images: A file, a folder (the images in it, by name), a pattern (``data/*.jpg``), an
                 array (H, W, 3) of bytes in RGB, or several of these.
             score_thr: Least score of a box that is kept.
+            batch_size: Most images that go through the model at once: of those that follow each
+                other, the ones that the pipeline resizes to the same size, so that none is padded
+                for another.
 
         Returns:
             A list of :class:`Detections`, :class:`Segmentation` or :class:`Classification`, whose
@@ -76,14 +81,25 @@ class Predictor:
         Raises:
             UserError: If an image is missing, damaged or of the wrong type, or a folder has none.
         """
-        return Predictions(self.stream(images, score_thr))
+        return Predictions(self.stream(images, score_thr, batch_size))
 
     def stream(
-        self, images: Union[Image, Iterable[Image]], score_thr: float = 0.0
+        self, images: Union[Image, Iterable[Image]], score_thr: float = 0.0, batch_size: int = 1
     ) -> Iterator[Prediction]:
         """As :meth:`predict`, one by one: what was given is checked at the first."""
+        batch: List[Tuple[Image, Dict[str, Any]]] = []
         for number, image in enumerate(list_images(images)):
-            yield self._predict(image, number, score_thr)
+            with DefaultScope.overwrite_default_scope(self.scope):
+                data = self._read(image, number)
+            if batch and data['inputs'].shape != batch[0][1]['inputs'].shape:
+                yield from self._predict(batch, score_thr)
+                batch = []
+            batch.append((image, data))
+            if len(batch) >= batch_size:
+                yield from self._predict(batch, score_thr)
+                batch = []
+        if batch:
+            yield from self._predict(batch, score_thr)
 
     def prepare(self, image: Image) -> Tuple[torch.Tensor, Dict[str, Any]]:
         """Image (1, C, H, W) as the model gets it, and the ``metainfo`` of its pipeline."""
@@ -92,10 +108,19 @@ class Predictor:
             data = self.model.data_preprocessor(data, False)
         return data['inputs'], data['data_samples'][0].metainfo
 
-    def _predict(self, image: Image, number: int, score_thr: float) -> Prediction:
+    def _predict(
+        self, batch: List[Tuple[Image, Dict[str, Any]]], score_thr: float
+    ) -> List[Prediction]:
+        """Predict images that were read, all of one size for the model."""
         with DefaultScope.overwrite_default_scope(self.scope), torch.no_grad():
-            data = self._read(image, number)
-            sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
+            samples = self.model.test_step(pseudo_collate([data for _, data in batch]))
+        return [
+            self._result(image, sample.cpu(), score_thr)
+            for (image, _), sample in zip(batch, samples)
+        ]
+
+    def _result(self, image: Image, sample: Any, score_thr: float) -> Prediction:
+        """What a model says of an image, in numpy."""
         array = isinstance(image, np.ndarray)
         shared: Dict[str, Any] = dict(
             path=None if array else os.fspath(image),  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import math
 import os
 import os.path as osp
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Callable, Iterator, Optional
 
 import cv2
@@ -26,6 +27,7 @@ def predict_video(
     out_file: Optional[str] = None,
     score_thr: float = 0.3,
     keep: Optional[Callable[[str, Prediction], Any]] = None,
+    batch_size: int = 1,
 ) -> int:
     """Predict a video frame by frame and draw a video of the same rate, without its sound.
 
@@ -37,6 +39,7 @@ def predict_video(
         score_thr: Least score of a box that is drawn.
         keep: Gets a name for every frame, counted from 0 ('street_000012.png' of street.mp4), and
             what is said of it.
+        batch_size: Frames that go through the model at once.
 
     Returns:
         The number of frames that could be read.
@@ -48,13 +51,14 @@ def predict_video(
     stem = osp.splitext(osp.basename(path))[0]
     rate = reader.fps if math.isfinite(reader.fps) and reader.fps > 0 else FPS
     with video_writer(out_file, rate) as write:
-        for frame in track(reader, printable(osp.basename(path)), total=len(reader) or None):
-            (result,) = predictor.predict(mmcv.bgr2rgb(frame))
-            if keep:
-                keep(f'{stem}_{count:06d}.png', result)
-            if out_file:
-                write(result.draw(score_thr=score_thr))
-            count += 1
+        frames = iter(track(reader, printable(osp.basename(path)), total=len(reader) or None))
+        while some := [mmcv.bgr2rgb(frame) for frame in islice(frames, batch_size)]:
+            for result in predictor.predict(some, batch_size=batch_size):
+                if keep:
+                    keep(f'{stem}_{count:06d}.png', result)
+                if out_file:
+                    write(result.draw(score_thr=score_thr))
+                count += 1
     return count
 
 

@@ -60,6 +60,8 @@ def test_epochs(shapes, tmp_path):
         ('train_dataloader.batchsize=2', 'no argument batchsize: did you mean batch_size?'),
         ('optim_wrapper.lr=1e-4', "unexpected keyword argument 'lr'"),
         ('optim_wrapper.optimizer.type=adamw', 'did you mean AdamW?'),
+        ('optim_wrapper.type=adamw', 'wraps no optimizer: set optim_wrapper.optimizer.type=AdamW'),
+        ('optim_wrapper.type=OptimWraper', 'did you mean OptimWrapper?'),
         ('model.backbone.arch=tinny', "GCViT has no arch 'tinny'"),
         ('train_cfg.max_epochs=1', '(did you mean max_iters?) cannot be built'),
         ('train_dataloader.dataset.ann_file=annotations', 'annotations is a folder: name a file'),

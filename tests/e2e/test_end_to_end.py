@@ -81,6 +81,7 @@ def test_detector_trains_and_evaluates(detector):
     assert list(curve) == [1, 2, 3, 4, 5, 6]
     assert falls(curve)
     assert 'coco/bbox_mAP_50:' in output and 'coco/segm_mAP_50:' in output
+    assert 'loading annotations' not in output  # pycocotools' own words
     assert (work_dir / 'iter_6.pth').exists()
     assert list(work_dir.glob('best_coco_bbox_mAP_iter_*.pth'))
 

@@ -192,6 +192,30 @@ def test_folders_and_arrays(models, images, tmp_path):
     assert seg.predict([]) == []
 
 
+@pytest.mark.parametrize('kind', NAMES)
+def test_batches(models, images, kind, monkeypatch):
+    """What one by one gives; images of another size start another batch, so none is padded."""
+    rgb = mmcv.imread(images[0], channel_order='rgb')[:96, :96]
+    given = [rgb, rgb[::-1].copy(), rgb[:, ::-1].copy(), rgb[:48].copy(), rgb]
+    model, sizes = models[kind].model, []
+    whole = model.test_step
+
+    def step(data):
+        sizes.append(len(data['inputs']))
+        return whole(data)
+
+    expected = models[kind].predict(given)
+    monkeypatch.setattr(model, 'test_step', step)
+    found = models[kind].predict(given, batch_size=2)
+    assert sizes == [2, 1, 1, 1]
+    name = dict(det='boxes', seg='label_map', cls='scores')[kind]
+    for mine, one in zip(found, expected):
+        assert mine.size == one.size and mine.image.shape == one.image.shape
+        np.testing.assert_allclose(getattr(mine, name), getattr(one, name), atol=1e-3)
+    assert len(found) == len(given)
+    assert not np.array_equal(getattr(found[0], name), getattr(found[1], name))
+
+
 @pytest.mark.parametrize(
     ('given', 'line'),
     [

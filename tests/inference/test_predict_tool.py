@@ -48,7 +48,14 @@ class Known:
     def __init__(self, kind):
         self.kind, self.classes = kind, ('square', 'star')
 
-    def predict(self, image):
+    def predict(self, images, batch_size):
+        return list(self.stream(images, batch_size))
+
+    def stream(self, images, batch_size):
+        for image in images:
+            yield self.result(image)
+
+    def result(self, image):
         array = image if isinstance(image, np.ndarray) else mmcv.imread(image, channel_order='rgb')
         cfg, size = read_config(SCOPES[self.kind]), array.shape[:2]
         meta = dict(classes=self.classes, palette=[(255, 0, 0), (0, 0, 255)])
@@ -57,14 +64,14 @@ class Known:
         shared = (path, size, self.classes, visualizer, array)
         label = int(array.mean() > 100)
         if self.kind == 'seg':
-            return [Segmentation(*shared, np.full(size, label))]
+            return Segmentation(*shared, np.full(size, label))
         if self.kind == 'cls':
-            return [Classification(*shared, np.eye(2)[label], label)]
+            return Classification(*shared, np.eye(2)[label], label)
         boxes = np.array([[5.0, 5, 30, 30], [1, 2, 4, 8], [1, 1, 9, 9]])
         masks = np.zeros((3, *size), bool)
         masks[:, 5:20, 5:20] = True
         labels, scores = np.array([label, label, 0]), np.array([0.9, 0.6, 0.1])
-        return [Detections(*shared, boxes, scores, labels, masks)]
+        return Detections(*shared, boxes, scores, labels, masks)
 
 
 def run(monkeypatch, kind, *words):
@@ -142,7 +149,8 @@ def test_coco_results(photos, monkeypatch, tmp_path, capsys):
 
 def test_videos_are_drawn_as_videos(photos, monkeypatch, tmp_path, capsys):
     """As many frames, as fast, the boxes in them; small ones larger."""
-    run(monkeypatch, 'det', tmp_path / 'walk.v1.avi', '--out-dir', tmp_path / 'out')
+    words = [tmp_path / 'walk.v1.avi', '--out-dir', tmp_path / 'out', '--batch-size', 2]
+    run(monkeypatch, 'det', *words)
     drawn = mmcv.VideoReader(str(tmp_path / 'out/walk.v1.mp4'))
     assert (len(drawn), drawn.fps, drawn.resolution) == (5, 12.5, (720, 480))
     frames = list(drawn)
@@ -193,6 +201,8 @@ def test_classes(photos, monkeypatch, tmp_path):
         ('det', '', 'give --out-dir, --json or --label-maps'),
         ('det', '--annotations a.json --out-dir o', '--annotations: goes with --json only'),
         ('det', '--groups --json a.json', '--groups: draws only'),
+        ('det', '--out-dir o --batch-size 0', '--batch-size: is a number from 1 up'),
+        ('det', '--out-dir o --groups --batch-size 2', '--batch-size: .*goes with predictions'),
         ('det', '--groups --out-dir o VIDEO', r'--groups: .*walk\.v1\.avi is a video: give images'),
         ('det', '--json o.json --annotations ANN', 'ann.json has no image 10.png'),
         ('det', '--json 10.png', 'would replace'),
@@ -239,7 +249,9 @@ def test_outputs_that_a_model_has_not(scope, options, line, monkeypatch):
         predict.check_source(predict.Source('a.py', 'b.pth'), args)
 
 
-@pytest.mark.parametrize('words', [['--groups'], ['--attention', '1,2'], ['--device', 'cpu']])
+@pytest.mark.parametrize(
+    'words', [['--groups'], ['--attention', '1,2'], ['--device', 'cpu'], ['--batch-size', '2']]
+)
 def test_exported_files_predict_only(words):
     """What needs the model itself is refused, also an option without a value."""
     args = predict.parse_args(['mask.onnx', 'a.jpg', '--out-dir', 'drawn', *words])

@@ -15,8 +15,9 @@ from gcvit_mm.cli.guards import MASKING, check_channels
 from support.running import ROOT
 
 TEXT = (ROOT / 'docs/other_models.md').read_text()
+README = (ROOT / 'README.md').read_text()
 FRAGMENTS = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
-ROWS = re.findall(r'^\| (`.*?) \| (.*?) \| ([\d, ]+) \| ([\d, ]+) \|$', TEXT, re.M)
+ROWS = re.findall(r'^\| (`.*?) \| (.*?) \| ([\d, ]+) \| ([\d, ]+) \|$', f'{TEXT}\n{README}', re.M)
 
 
 def numbers(cell):

@@ -92,6 +92,10 @@ def rehearse_maps(model: Any) -> None:
             for part, module in list(parts_behind(model)):
                 given = module(maps)
                 maps = given if part == 'model.neck' else maps
+            width = maps[0].shape[1]
+            for part, module, size in roi_parts(model):
+                maps = [image.new_empty(2, width, *size, device='meta')]
+                module(*maps)
     except (AssertionError, RuntimeError, ValueError) as error:
         if maps is None or 'meta' in str(error).lower():  # of other sizes only, or asks for values
             return
@@ -114,6 +118,17 @@ def parts_behind(model: Any) -> Iterator[Tuple[str, nn.Module]]:
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
             if head is not None and hasattr(head, sign):
                 yield f'model.{name}', head
+
+
+def roi_parts(model: Any) -> Iterator[Tuple[str, nn.Module, Tuple[int, int]]]:
+    """Heads of regions, their names, and the size (H, W) of what is cut out for them."""
+    roi_head = getattr(model, 'roi_head', None)
+    for kind in ('bbox', 'mask'):
+        found = (getattr(roi_head, f'{kind}_{part}', None) for part in ('roi_extractor', 'head'))
+        pairs = [each if isinstance(each, nn.ModuleList) else [each] for each in found]
+        for extractor, head in zip(*pairs):
+            if extractor is not None and head is not None:
+                yield f'model.roi_head.{kind}_head', head, extractor.roi_layers[0].output_size
 
 
 def rehearse_training(runner: Runner) -> None:

@@ -68,6 +68,14 @@ def test_epochs(shapes, tmp_path):
         ('val_evaluator.metrc=bbox', '(did you mean metric?) cannot be built'),
         ('param_scheduler.0.ennd=3', "unexpected keyword argument 'ennd'"),
         ('model.rpn_head.in_channels=100', 'model.rpn_head does not take maps of [128, 128, 128,'),
+        (
+            'model.roi_head.bbox_head.in_channels=64',
+            'model.roi_head.bbox_head does not take maps of',
+        ),
+        (
+            'model.roi_head.mask_head.in_channels=64',
+            'model.roi_head.mask_head does not take maps of',
+        ),
         ('default_hooks.logger.intervall=3', '(did you mean interval?) cannot be built'),
     ],
 )

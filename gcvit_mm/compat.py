@@ -4,6 +4,7 @@ Tried: torch 2.1, 2.11 and 2.14, mmengine 0.10.7 and 0.10.12.
 """
 
 import pickle
+import platform
 from types import SimpleNamespace
 from typing import Any, Dict, Sequence
 
@@ -29,6 +30,15 @@ def provably_equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
     if not hasattr(symbolic_shapes, 'statically_known_true'):
         return tuple(a) == tuple(b)
     return all(symbolic_shapes.statically_known_true(x == y) for x, y in zip(a, b))
+
+
+def cpu_has_bfloat16() -> bool:
+    """Tell whether this processor has instructions for bfloat16."""
+    # oneDNN's answer is yes for all of AVX-512, which computes in float32 where they are missing
+    ask = getattr(torch.cpu, '_is_avx512_bf16_supported', None)  # torch >= 2.6
+    if ask is None or platform.machine() not in ('x86_64', 'AMD64'):
+        ask = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return bool(ask())
 
 
 def keep_cudnn_attention_out() -> None:

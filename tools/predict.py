@@ -133,6 +133,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         'same sheet; can be repeated',
     )
     cli.add_engine_argument(parser)
+    parser.add_argument('--amp', action='store_true', default=None, help='compute in bfloat16')
     parser.add_argument('--device', help="e.g. 'cuda:1' or 'cpu'; default: a GPU if there is one")
     parser.add_argument(
         '--trust-checkpoint',
@@ -169,7 +170,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.annotations and not args.json:
         raise UserError('--annotations: goes with --json only')
     cli.check_engine(args.engine, args.checkpoint)
-    for option in (*KINDS, 'layer', 'cfg_options', 'device', 'batch_size'):
+    for option in (*KINDS, 'layer', 'cfg_options', 'device', 'batch_size', 'amp'):
         if args.exported and getattr(args, option) is not None:
             name = option.replace('_', '-')
             raise UserError(f'--{name}: goes with checkpoints, not with {args.checkpoint}')
@@ -291,6 +292,8 @@ def build(source: Source, cfg: Config, args: argparse.Namespace) -> Predictor:
         except UserError as error:
             raise UserError(f'{source.config}: {error}') from error
     stored = load_model(model, source.checkpoint, False, args.trust_checkpoint)
+    if args.amp:
+        cli.predict_in_bfloat16(model, device.type)
     return Predictor(cfg, model.to(device), inference.dataset_meta(cfg, stored))
 
 

@@ -35,6 +35,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         metavar='FILE',
         help='compute no metric, but write results for a test server: .json (COCO), .zip (ADE20K)',
     )
+    parser.add_argument('--amp', action='store_true', help='compute in bfloat16')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
         '--allow-partial', action='store_true', help='accept a checkpoint that fits in part'
@@ -163,6 +164,8 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         cli.check_exported(runner, args.checkpoint)
     else:
         load_model(runner.model, args.checkpoint, args.allow_partial, args.trust_checkpoint)
+        if args.amp:
+            cli.predict_in_bfloat16(runner.model, next(runner.model.parameters()).device.type)
     runner.test()
     if not args.submit:
         model = () if cli.is_exported(args.checkpoint) else (args.config,)

@@ -10,7 +10,6 @@ import os
 import os.path as osp
 from typing import List, Optional
 
-import torch
 from mmengine.config import Config
 
 from gcvit_mm import UserError, cli
@@ -41,7 +40,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         nargs='?',
         const='bfloat16',
         choices=['bfloat16', 'float16'],
-        help='automatic mixed precision (bfloat16 if no type is named)',
+        help='automatic mixed precision (bfloat16 if no type is named; on CPUs with instructions '
+        'for it, too)',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -68,12 +68,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.trust_checkpoint:
         cfg.trust_checkpoint = True
     if args.amp:
-        if not torch.cuda.is_available():
-            raise UserError('--amp needs a GPU: leave it out to train on the CPU')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.dtype = args.amp
-        # bfloat16 reaches as far as float32 and needs no scale
-        cfg.optim_wrapper.loss_scale = 'dynamic' if args.amp == 'float16' else dict(enabled=False)
+        cli.use_amp(cfg, args.amp)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr: this config names no auto_scale_lr.base_batch_size')

@@ -2,10 +2,14 @@
 
 import os
 import subprocess
+from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.structures import BaseDataElement
 
+from ..compat import cpu_has_bfloat16
 from ..datacheck.datasets import dicts_inside
 from ..engine.resuming import restart_store
 from ..errors import UserError
@@ -47,6 +51,73 @@ def use_cpu(cfg: Config) -> None:
             device_ids=None,
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+
+
+def use_amp(cfg: Config, dtype: str) -> None:
+    """Let a config train in mixed precision.
+
+    Args:
+        cfg: The config.
+        dtype: 'bfloat16' or, on a GPU, 'float16'.
+
+    Raises:
+        UserError: If this machine cannot, or would be slower.
+    """
+    for key in ('dtype', 'loss_scale', 'use_fsdp'):
+        cfg.optim_wrapper.pop(key, None)
+    if get_device() == 'cpu':
+        if dtype != 'bfloat16':
+            raise UserError(f'--amp {dtype} needs a GPU: give --amp, which computes in bfloat16')
+        check_cpu_bfloat16()
+        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+        return
+    # bfloat16 reaches as far as float32 and needs no scale
+    scale = 'dynamic' if dtype == 'float16' else dict(enabled=False)
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype, loss_scale=scale)
+
+
+def predict_in_bfloat16(model: Any, device: str) -> None:
+    """Let the ``test_step`` of a model compute in bfloat16; results are float32.
+
+    Args:
+        model: The model.
+        device: Type of its device: 'cpu', 'cuda'.
+
+    Raises:
+        UserError: If this processor would be slower.
+    """
+    if device == 'cpu':
+        check_cpu_bfloat16()
+    whole = model.test_step
+
+    def test_step(data: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16):
+            results = whole(data)
+        return [widen(result) for result in results]
+
+    model.test_step = test_step
+
+
+def widen(value: Any) -> Any:
+    """What a model says, in float32 where it is in fewer bits, which numpy does not know."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, BaseDataElement):
+        value.set_data({key: widen(inner) for key, inner in value.items()})
+    return value
+
+
+def check_cpu_bfloat16() -> None:
+    """Check that this processor has instructions for bfloat16.
+
+    Raises:
+        UserError: If it has none.
+    """
+    if not cpu_has_bfloat16():
+        raise UserError(
+            '--amp: this processor has no instructions for bfloat16 and would be slower with it: '
+            'leave it out'
         )
 
 

@@ -75,7 +75,7 @@ def evaluate_exported(cfg: Config, args: Any) -> None:
     Raises:
         UserError: If it cannot be tested as is asked.
     """
-    for option in ('tta', 'allow_partial'):
+    for option in ('amp', 'tta', 'allow_partial'):
         if getattr(args, option):
             name = option.replace('_', '-')
             raise UserError(f'--{name}: goes with checkpoints, not with {args.checkpoint}')

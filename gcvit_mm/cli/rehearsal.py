@@ -93,7 +93,8 @@ def rehearse_maps(model: Any) -> None:
                 given = module(maps)
                 maps = given if part == 'model.neck' else maps
             width = maps[0].shape[1]
-            for part, module, size in roi_parts(model):
+            for name, module, size in roi_parts(model):
+                part = name
                 maps = [image.new_empty(2, width, *size, device='meta')]
                 module(*maps)
     except (AssertionError, RuntimeError, ValueError) as error:

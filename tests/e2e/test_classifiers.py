@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from gcvit_mm import cli
 from support.running import SMALL_RCNN, losses, run
 
 pytest.importorskip('mmpretrain')
@@ -57,6 +58,22 @@ def test_classifier_learns(classifier):
     assert len(curve) == 40 and np.mean([curve[i] for i in range(31, 41)]) < curve[1]
     assert accuracy(output) > 50
     assert (work_dir / 'best_accuracy_top1_iter_40.pth').exists()
+
+
+def test_bfloat16_on_a_cpu(classifier, data, tmp_path, monkeypatch):
+    """``--amp`` trains, tests near what float32 does, and predicts."""
+    monkeypatch.setattr(cli.devices, 'cpu_has_bfloat16', lambda: True)
+    work_dir, trained = classifier
+    where = ['--data-root', data / 'imagenet', '--work-dir', tmp_path, '--amp', '--cfg-options']
+    output = run('test.py', SHAPES, work_dir / 'iter_40.pth', *where, *NO_WORKERS)
+    assert accuracy(output) == pytest.approx(accuracy(trained), abs=2.5)
+    steps = ['train_cfg.max_iters=1', 'train_cfg.val_interval=9', 'default_hooks.logger.interval=1']
+    narrow = losses(run('train.py', SHAPES, *where, *steps, 'randomness.seed=0', *NO_WORKERS))
+    wide = losses(trained)[1]
+    assert narrow[1] != wide and narrow[1] == pytest.approx(wide, rel=0.05)
+    image = next((data / 'imagenet/val').glob('*/*'))
+    words = [SHAPES, work_dir / 'iter_40.pth', image, '--out-dir', tmp_path / 'drawn', '--amp']
+    assert 'drew 1 images' in run('predict.py', *words)
 
 
 def test_classifier_tested_from_file(classifier, data, tmp_path):

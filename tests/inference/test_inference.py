@@ -216,6 +216,22 @@ def test_batches(models, images, kind, monkeypatch):
     assert not np.array_equal(getattr(found[0], name), getattr(found[1], name))
 
 
+@pytest.mark.parametrize('kind', NAMES)
+def test_bfloat16(models, images, kind, monkeypatch):
+    """Near what float32 gives, and numpy can hold it."""
+    model = models[kind].model
+    (expected,) = models[kind].predict(images[0])
+    monkeypatch.setattr(model, 'test_step', model.test_step)  # is put back
+    monkeypatch.setattr(cli.devices, 'cpu_has_bfloat16', lambda: True)
+    cli.predict_in_bfloat16(model, 'cpu')
+    (found,) = models[kind].predict(images[0])
+    if kind == 'seg':
+        assert (found.label_map == expected.label_map).mean() > 0.8
+        return
+    assert found.scores.dtype == np.float32 and not np.array_equal(found.scores, expected.scores)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=0.02)
+
+
 @pytest.mark.parametrize(
     ('given', 'line'),
     [

@@ -8,13 +8,14 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 pytest.importorskip('mmdet')
 
 from gcvit_mm import UserError
+from gcvit_mm.engine import CPUAmpOptimWrapper
 from gcvit_mm.ops import Extension
 from support.detectors import SMALL, detector, images, train
 
 
 @pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_trains_as_float32(ours, monkeypatch, name):
-    """Two steps by mmengine's wrapper, which is told that it may do without a GPU."""
+    """Two steps by mmengine's wrapper, which is told that it may do without a GPU, and by ours."""
     wide = train(name, lambda optimizer: OptimWrapper(optimizer))
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     narrow = train(name, lambda optimizer: AmpOptimWrapper(optimizer=optimizer, dtype='bfloat16'))
@@ -22,6 +23,9 @@ def test_bfloat16_trains_as_float32(ours, monkeypatch, name):
         assert a.keys() == b.keys()
         assert all(torch.tensor(list(b.values())).isfinite())
         assert b['loss'] == pytest.approx(a['loss'], rel=0.05), step
+    if name.startswith('mask'):
+        mine = train(name, lambda optimizer: CPUAmpOptimWrapper(optimizer=optimizer))
+        assert [losses['loss'] for losses in mine] == [losses['loss'] for losses in narrow]
 
 
 @pytest.mark.parametrize('name', ['mask_gcvit_xxt_shapes', 'retinanet_gpvit_l1_1x'])

@@ -59,18 +59,25 @@ class WorkerInit:
     Args:
         init: What it does after that.
         workers: How many there are.
+        context: What starts them.
     """
 
-    def __init__(self, init: Optional[Callable[[int], Any]], workers: int = 1) -> None:
+    def __init__(
+        self,
+        init: Optional[Callable[[int], Any]],
+        workers: int = 1,
+        context: Any = multiprocessing,
+    ) -> None:
         self.init = init
-        self.parent = os.getpid()
-        self.files = [multiprocessing.Array('c', LONGEST) for _ in range(workers)]
+        # a server of Python's is the parent of those that it starts
+        self.parent = None if context.get_start_method() == 'forkserver' else os.getpid()
+        self.files = [context.Array('c', LONGEST) for _ in range(workers)]
         OPEN_FILES.extend(self.files)
 
     def __call__(self, worker: int) -> None:
         OPEN_FILES[:] = self.files[worker : worker + 1]
-        forked = os.getppid() == self.parent  # others are started by a server of their own
-        end_with_parent(self.parent if forked else os.getppid())
+        # who is the parent now may be the one that takes orphans
+        end_with_parent(self.parent or os.getppid())
         if hasattr(signal, 'alarm'):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """Images and labels that turn out bad while they are read: the run ends naming the file."""
 
+import multiprocessing
 import os.path as osp
 from typing import Any, Callable, Iterator, Optional
 
@@ -223,7 +224,8 @@ def build_dataloader(build: Callable[..., Any], training: Any, cfg: Any, **optio
             '(python -m gcvit_mm check-data says more), or the config'
         ) from error
     check_dataset(loader.dataset, trains)
-    loader.worker_init_fn = WorkerInit(loader.worker_init_fn, loader.num_workers)
+    context = loader.multiprocessing_context or multiprocessing
+    loader.worker_init_fn = WorkerInit(loader.worker_init_fn, loader.num_workers, context)
     loader._get_iterator = hold_signals(loader._get_iterator)
     if loader.num_workers and not loader.timeout:
         loader.timeout = PATIENCE

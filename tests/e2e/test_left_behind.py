@@ -69,6 +69,34 @@ def test_workers_are_prepared_as_before():
 
 
 @linux
+def test_workers_that_come_late():
+    """The training was killed before its worker had begun: the worker has another parent then."""
+    code = """if True:
+        import os, time
+        from gcvit_mm.processes import WorkerInit
+
+        init = WorkerInit(None)
+        if os.fork():
+            os._exit(0)
+        while os.getppid() == init.parent:
+            time.sleep(0.01)
+        init(0)
+        print('goes on')
+    """
+    said = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, timeout=120)
+    assert said.stdout == b''
+
+
+@linux
+@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+def test_workers_however_they_are_started(method):
+    """None takes the one that started it for another, and ends."""
+    cfg = dict(dataset=list(range(3)), num_workers=1, multiprocessing_context=method)
+    loader = pipeline.build_dataloader(lambda cfg: DataLoader(**cfg), {}, cfg)
+    assert [int(batch) for batch in loader] == [0, 1, 2]
+
+
+@linux
 @pytest.mark.parametrize('held', [True, False])
 def test_signal_to_a_worker_that_starts(held, monkeypatch):
     """SIGTERM to the whole group while torch prepares the worker: it goes on loading."""

@@ -91,7 +91,7 @@ def rates(own: List[dict], saved: List[dict], schedulers: List[dict]) -> List[st
         if sound(state.get('eta_min')) and state.get('begin', 0) < state.get('_global_step', 0)
     ]
     floor = max(floors, default=0.0)
-    said = []
+    odd, said = set_by_none(saved, of_rates), []
     for i, (group, old) in enumerate(zip(own, saved)):
         if 'lr' not in group or 'lr' not in old:
             continue
@@ -109,7 +109,22 @@ def rates(own: List[dict], saved: List[dict], schedulers: List[dict]) -> List[st
             if isinstance(state.get('_last_value'), list) and i < len(state['_last_value']):
                 state['_last_value'][i] = old['lr']
         said.append(f'--resume: the learning rate {before:g} of the checkpoint is now {base:g}')
-    return said[-1:]  # groups differ by constant factors; the last is the optimizer's own
+    return odd + said[-1:]  # groups differ by constant factors; the last is the optimizer's own
+
+
+def set_by_none(groups: List[dict], schedulers: List[dict]) -> List[str]:
+    """Say which learning rate of an optimizer none of its schedulers has set last, if one is."""
+    lasts = [state.get('_last_value') for state in schedulers]
+    for i, group in enumerate(groups):
+        values = [last[i] for last in lasts if isinstance(last, list) and i < len(last)]
+        rate: Any = group.get('lr')
+        if values and sound(rate) and not any(math.isclose(rate, v, rel_tol=1e-9) for v in values):
+            return [
+                f'--resume: the checkpoint trains on with a learning rate of {rate:g}, where its '
+                f'schedulers have set {values[-1]:g}: if no hook of yours has changed it, resume '
+                'from an earlier one'
+            ]
+    return []
 
 
 def settings(own: List[dict], saved: List[dict]) -> Iterator[str]:

@@ -97,6 +97,18 @@ def test_unchanged_rates_stay(tmp_path):
     assert rates == {step: whole[step] for step in range(7, 13)} and not said
 
 
+@pytest.mark.parametrize('schedulers', [(WARM,), (WARM, COSINE)])
+def test_a_rate_that_no_scheduler_has_set(schedulers, tmp_path):
+    """A checkpoint whose rate is another than its schedule's: nothing would have been trained."""
+    train(tmp_path, stop=7, schedulers=schedulers)
+    path = tmp_path / 'iter_6.pth'
+    content = load(path)
+    content['optimizer']['param_groups'][0]['lr'] = 0
+    torch.save(content, path)
+    _, said = train(tmp_path, resume=True, schedulers=schedulers)
+    assert re.search(r'trains on with a learning rate of 0, where .* have set 0\.0\d', said)
+
+
 def test_rate_without_schedulers(tmp_path):
     """A constant rate has no initial one."""
     train(tmp_path, stop=6, schedulers=())

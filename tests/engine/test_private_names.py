@@ -7,6 +7,7 @@ import sys
 
 import mmengine
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseDataPreprocessor, BaseModel
@@ -62,6 +63,9 @@ CHECKS = {
     ),
     'CheckpointHook.file_backend': lambda: (
         'self.file_backend.remove(' in inspect.getsource(CheckpointHook)
+    ),
+    'mkldnn._is_mkldnn_bf16_supported': lambda: (
+        torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
     ),
     'DefaultOptimWrapperConstructor._validate_cfg': lambda: takes(
         DefaultOptimWrapperConstructor._validate_cfg, 'self'

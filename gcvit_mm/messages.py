@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import traceback
-from typing import Any, Tuple
+from contextlib import contextmanager
+from typing import Any, Iterator, Tuple
 
 from mmengine.logging import MMLogger
 
@@ -149,6 +150,17 @@ def nearest_argument(name: str, function: Any) -> str:
     except (TypeError, ValueError):
         return ''
     return next(iter(difflib.get_close_matches(name, known, n=1)), '')
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries from words that nobody asked for, and from advice that does not hold here."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def log_traceback(error: BaseException) -> str:

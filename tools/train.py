@@ -10,7 +10,9 @@ import os
 import os.path as osp
 from typing import List, Optional
 
+import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 
 from gcvit_mm import UserError, cli
 
@@ -96,9 +98,17 @@ def main(argv: Optional[List[str]] = None) -> None:
     apply_options(cfg, args)
     cli.preflight(cfg, 'train_dataloader', 'val_dataloader', training=True)
     if args.check:
-        print(cli.rehearse(cfg, training=True))
+        line = cli.rehearse(cfg, training=True)
+        # where a launcher checks first, the run itself says it
+        print(line if 'LOCAL_WORLD_SIZE' in os.environ else f'{line}; {cli.memory_line(cfg)}')
         return
-    cli.build_runner(cfg).train()
+    runner, room = cli.build_runner(cfg), cli.gpu_memory()
+    if room and is_main_process():
+        runner.register_hook(cli.MemoryReport())
+    try:
+        runner.train()
+    except torch.cuda.OutOfMemoryError as error:
+        raise cli.out_of_memory(cfg, runner.iter + 1, room or 0) from error
 
 
 if __name__ == '__main__':

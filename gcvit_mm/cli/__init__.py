@@ -17,6 +17,7 @@ from .exported import (
     is_exported,
     open_exported,
 )
+from .memory import MemoryReport, gpu_memory, memory_line, out_of_memory
 from .outputs import check_output, make_folder, save_figure, whole_output
 from .preflight import (
     check_file,

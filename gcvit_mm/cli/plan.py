@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..planning.cards import CARDS, GB, Card, find_card, with_reserve
 from .arguments import add_config_arguments
 from .config import load_config, replace_data_root
+from .memory import compared
 from .outputs import check_output, save_figure
 from .running import run_tool
 from .tables import drawn
@@ -151,7 +152,7 @@ def described(found: Dict[str, Any], args: argparse.Namespace) -> str:
     lines.append(f'a step: {train["flops"] / 1e12:.2f} TFLOP')
     if found['fits'] is None:
         return '\n'.join(lines)
-    lines.append(summary(found))
+    lines.append(compared(found['needed_bytes'], found['gpu_bytes']))
     if found.get('least_seconds'):
         hours = found['least_seconds'] / 3600
         lines.append(f'the schedule cannot be faster than {hours:.1f} h of its operations alone')
@@ -161,9 +162,3 @@ def described(found: Dict[str, Any], args: argparse.Namespace) -> str:
     if 'largest_batch' in found:
         lines.append(f'largest batch that fits: {found["largest_batch"]}')
     return '\n'.join(lines)
-
-
-def summary(found: Dict[str, Any]) -> str:
-    """Whether a run fits, in one line."""
-    needs = f'needs about {found["needed_bytes"] / GB:.1f} GB of {found["gpu_bytes"] / GB:.0f} GB'
-    return needs if found['fits'] else f'{needs}: does not fit'

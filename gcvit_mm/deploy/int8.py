@@ -1,12 +1,11 @@
 """Exported files with products of 8-bit integers: scales are measured on pictures."""
 
-import logging
-from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
 from ..errors import UserError
+from ..messages import quiet
 from .engines import first_line
 from .metadata import write
 from .predictor import Predictor
@@ -110,14 +109,3 @@ def quantise(path: str, out: str, pictures: Sequence[Any], threads: int = 0) -> 
 def is_quantised(facts: Dict[str, Any]) -> bool:
     """Tell whether a file that says this of itself has 8 bits."""
     return 'int8' in facts
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep onnxruntime's quantiser from advice that does not hold here."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(level)

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.sharding import BLOCKS
-from .predict import Load, Prediction, build, predict_training
+from .predict import Load, Prediction, build, predict_test, predict_training
 
 
 class Change(NamedTuple):
@@ -26,14 +26,15 @@ class Change(NamedTuple):
     cost: str
 
 
-def changes(cfg: Config, load: Load) -> Iterator[Tuple[str, str, str, Config, Load]]:
-    """Changes, the cheapest first, each together with those before it."""
+def changes(
+    cfg: Config, load: Load, chosen: Dict[str, Any]
+) -> Iterator[Tuple[str, str, str, Config, Load]]:
+    """Changes, the cheapest first, each together with those before it and with chosen settings."""
     cfg, options = copy.deepcopy(cfg), ''
     if cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
         options += ' --amp'
-        yield 'bfloat16', options, 'rounding', copy.deepcopy(cfg), load
-    chosen: Dict[str, Any] = {}
+        yield 'bfloat16', options + as_options(chosen), 'rounding', copy.deepcopy(cfg), load
     for what, found, cost in settings(cfg):
         chosen.update(found)
         cfg.merge_from_dict(found)
@@ -66,6 +67,8 @@ def settings(cfg: Config) -> List[Tuple[str, Dict[str, Any], str]]:
 
 def as_options(chosen: Dict[str, Any]) -> str:
     """Settings as options of a command line."""
+    if not chosen:
+        return ''
     return ' --cfg-options ' + ' '.join(f'{key}={value}' for key, value in chosen.items())
 
 
@@ -82,7 +85,15 @@ def advise(
         reserve: Bytes that a GPU must have for a peak.
     """
     made: List[Change] = []
-    for what, options, cost, changed, given in changes(cfg, load):
+    chosen: Dict[str, Any] = {}
+    if load.test_batch > 1 and reserve(found.tested) > room:
+        chosen['val_dataloader.batch_size'] = 1
+        found = found._replace(test=predict_test(cfg, load._replace(test_batch=1))[0])
+        what, cost = 'evaluation of single pictures', 'time of evaluation'
+        made.append(Change(what, as_options(chosen).strip(), reserve(found.peak), cost))
+        if made[-1].peak <= room:
+            return made
+    for what, options, cost, changed, given in changes(cfg, load, chosen):
         changed_too = found._replace(train=predict_training(changed, given)[0])
         made.append(Change(what, options.strip(), reserve(changed_too.peak), cost))
         if made[-1].peak <= room:

@@ -58,9 +58,14 @@ class Prediction(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """Bytes that are needed in all: evaluations between epochs keep what training keeps."""
+        """Bytes that are needed in all."""
+        return max(self.train.bytes, self.tested)
+
+    @property
+    def tested(self) -> int:
+        """Bytes that evaluations between epochs need, which keep what training keeps."""
         kept = sum(size for (_, cause), size in self.train.owners.items() if cause in KEPT_IN_TESTS)
-        return max(self.train.bytes, self.test.bytes + kept)
+        return self.test.bytes + kept
 
 
 KEPT_IN_TESTS = ('optimizer state', 'EMA', 'DDP buckets')

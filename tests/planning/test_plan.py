@@ -1,7 +1,9 @@
 """Predicting the memory of a step: against torch's record of a real one, and its bounds."""
 
 import json
+from types import SimpleNamespace
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,8 +13,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from gcvit_mm import GCViT, UserError
 from gcvit_mm.planning import pictures
+from gcvit_mm.planning.advice import sharded, with_sharding
 from gcvit_mm.planning.cards import GB, find_card
 from gcvit_mm.planning.pictures import follow, largest, read_data
+from gcvit_mm.planning.predict import Prediction, build
 from gcvit_mm.planning.shadow import Shadow, numbers
 from gcvit_mm.planning.step import follow_parts, give_memory, prime, train_step
 from gcvit_mm.planning.tracking import Tracker
@@ -201,9 +205,56 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert sum(sum(x.values()) for x in parts.values()) == found['train']['peak_bytes']
     assert not found['fits']
     peaks = [change['peak'] for change in found['advice']]
-    assert peaks and peaks[0] < found['needed_bytes'] and peaks[-1] < peaks[0]
-    assert found['advice'][0]['options'] == '--amp'
-    assert 'batch_size=1' in ' '.join(change['options'] for change in found['advice'])
+    assert peaks[0] <= found['needed_bytes'] and max(peaks[1:]) < peaks[0]
+    single = '--cfg-options val_dataloader.batch_size=1'  # the evaluation alone is too large
+    assert [change['options'] for change in found['advice'][:2]] == [single, f'--amp {single}']
+    assert 'train_dataloader.batch_size=1' in ' '.join(
+        change['options'] for change in found['advice']
+    )
+
+
+def test_processes_and_plot(tmp_path, capsys):
+    """DDP keeps gradients in buckets of its own; the picture is one."""
+    pytest.importorskip('mmpretrain')
+    from gcvit_mm.cli import plan
+
+    (tmp_path / 'c.py').write_text(CLASSIFIER)
+    found = []
+    for words in (['--gpus', '1'], ['--gpus', '4', '--plot', str(tmp_path / 'plan.png')]):
+        plan.main([str(tmp_path / 'c.py'), '--json', *words])
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    one, four = (
+        x['train']['parts']['model'] if 'model' in x['train']['parts'] else {} for x in found
+    )
+    kept = build(Config.fromfile(tmp_path / 'c.py'))
+    size = sum(4 * p.numel() for p in kept.parameters())
+    assert 'DDP buckets' not in one and four['DDP buckets'] == size
+    assert found[1]['train']['peak_bytes'] >= found[0]['train']['peak_bytes'] + size
+    assert cv2.imread(str(tmp_path / 'plan.png')).std() > 10
+
+
+def test_sharding(tmp_path):
+    """By hand: a share of weights, gradients and states, all of the rest, and what is gathered."""
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'c.py').write_text(CLASSIFIER)
+    model = build(Config.fromfile(tmp_path / 'c.py'))
+    blocks = [
+        sum(4 * p.numel() for p in block.parameters())
+        for block in model.modules()
+        if type(block).__name__ == 'GCViTBlock'
+    ]
+    whole = sum(4 * p.numel() for p in model.parameters())
+    assert len(blocks) == 4 and sum(blocks) < whole
+    owners = {('backbone', cause): 8000 for cause in ('weights', 'gradients', 'optimizer state')}
+    owners['backbone', 'activations'] = 1000
+    moment = SimpleNamespace(owners=owners, bytes=25000)
+    prediction = Prediction(moment, moment, (), 0, 0)
+    gathered = 2 * (whole - sum(blocks)) + 2 * sum(sorted(blocks)[-2:])
+    assert sharded(model, prediction, 4) == 3 * 2000 + 1000 + gathered
+    cfg = Config.fromfile(tmp_path / 'c.py')
+    (change,) = with_sharding(cfg, prediction, 3 * 2000 + 1000 + gathered, lambda peak: peak)
+    assert change.what == 'FSDP over 4 GPUs'  # two are not enough
+    assert with_sharding(cfg, prediction, gathered, lambda peak: peak) == []
 
 
 def test_command_ends_in_one_line(tmp_path, capsys):

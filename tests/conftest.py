@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def same_start() -> None:
     """Let every test draw the same numbers and have no default scope, whatever ran before it."""
     torch.manual_seed(0)
     DefaultScope._instance_dict.clear()
+    if hasattr(signal, 'alarm'):
+        signal.alarm(0)  # of a tool that has ended with an error
 
 
 @pytest.fixture(scope='session', params=DEVICES)

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import signal
 import sys
 from typing import Callable
 
 from ..messages import explain
 from ..processes import end_with_launcher, end_workers, leave_group, stop_restarts
+
+LAST = 120  # seconds from an error to the end
 
 
 def run_tool(main: Callable[[], None]) -> None:
@@ -33,4 +36,9 @@ def run_tool(main: Callable[[], None]) -> None:
             stop_restarts()
         sys.exit(status)
     finally:
+        if sys.exc_info()[0] is not None and hasattr(signal, 'alarm'):
+            # torch reports a worker that was killed wherever it is, also inside of a lock that its
+            # loader waits for when it is taken away: the kernel ends this process then
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(LAST)
         end_workers()

@@ -118,6 +118,34 @@ def test_signal_to_a_worker_that_starts(held, monkeypatch):
             list(loader)
 
 
+@linux
+def test_an_error_inside_of_a_lock():
+    """What waits for it when it is taken away does not keep the process: it ends all the same."""
+    code = """if True:
+        import threading
+        from gcvit_mm import UserError
+        from gcvit_mm.cli import running
+
+        class Loader:
+            lock = threading.Lock()
+
+            def __del__(self):
+                self.lock.acquire()
+
+        def main():
+            loader = Loader()
+            loader.lock.acquire()
+            raise UserError('a worker was killed')
+
+        running.LAST = 1
+        running.run_tool(main)
+    """
+    words = [sys.executable, '-c', code]
+    said = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, timeout=120)
+    assert said.stderr == 'error: a worker was killed\n'
+    assert said.returncode == -signal.SIGALRM
+
+
 def test_bad_input_is_not_tried_again(tmp_path):
     """A line with status 2 stands in the output once for each process, whatever MAX_RESTARTS."""
     work = tmp_path / 'work'

@@ -165,8 +165,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError('--beside: goes with --features only')
     if args.kind and (args.json or args.label_maps or not args.out_dir):
         raise UserError(f'--{args.kind}: draws only: give --out-dir, no --json and no --label-maps')
-    if args.batch_size is not None and (args.kind or args.batch_size < 1):
-        raise UserError('--batch-size: is a number from 1 up, and goes with predictions')
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f'--batch-size {args.batch_size}: give a number from 1 up')
+    if args.kind and (args.batch_size or args.amp):
+        raise UserError(f'--{args.kind}: goes without --batch-size and --amp')
     if args.annotations and not args.json:
         raise UserError('--annotations: goes with --json only')
     cli.check_engine(args.engine, args.checkpoint)

@@ -18,6 +18,8 @@ from ..planning.cards import GB, with_reserve
 from ..processes import end_with_parent
 from .devices import local_rank
 
+LONG = 200  # characters of options that a line has room for
+
 
 def gpu_memory() -> Optional[int]:
     """Bytes of the GPU of this process; None where there is none."""
@@ -130,8 +132,10 @@ def out_of_memory(cfg: Config, step: int, room: int) -> UserError:
     best = found[-1] if found else None
     if best is None or best.peak > room:
         return UserError(f'{start}a process {compared(needed, room)}, whatever is changed; {where}')
+    # those of smaller pictures name every scale
+    words = best.options if len(best.options) <= LONG else f'{best.what}, after cheaper changes,'
     return UserError(
-        f'{start}a process {compared(needed, room)}; {best.options} needs about '
+        f'{start}a process {compared(needed, room)}; {words} needs about '
         f'{best.peak / GB:.1f} GB; {where}'
     )
 
@@ -142,9 +146,10 @@ def planned(cfg: Config, room: int) -> Any:
     from ..planning.predict import find_load, predict
 
     load = find_load(cfg)
-    prediction = predict(cfg, load, processes=get_world_size())
+    processes = get_world_size()
+    prediction = predict(cfg, load, processes=processes)
     needed = with_reserve(prediction.peak)
     found: List[Any] = []
     if needed > room:
-        found = advise(cfg, load, prediction, room, with_reserve)
+        found = advise(cfg, load, prediction, room, with_reserve, processes)
     return needed, found

@@ -106,9 +106,11 @@ def look(cfg: Config, args: argparse.Namespace, card: Optional[Card]) -> Dict[st
     found['least_seconds'] = least_seconds(cfg, load, prediction, card, args.gpus, dtype_of(cfg))
     if found['fits']:
         peak = prediction.train.bytes
-        found['largest_batch'] = largest_batch(cfg, load, peak, card.memory, with_reserve)
+        found['largest_batch'] = largest_batch(
+            cfg, load, peak, card.memory, with_reserve, args.gpus
+        )
     else:
-        made = advise(cfg, load, prediction, card.memory, with_reserve)
+        made = advise(cfg, load, prediction, card.memory, with_reserve, args.gpus)
         made += with_sharding(cfg, prediction, card.memory, with_reserve)
         found['advice'] = [change._asdict() for change in made]
     return found

@@ -15,8 +15,13 @@ from ..ops.roi_align import FORWARD_ENTRIES
 from ..ops.roi_align_table import to_table
 
 
-def bounds(gpu: bool) -> ExitStack:
-    """Have mmdet, where it is installed, run in a shadow for as long as the context lasts."""
+def bounds(gpu: bool, dispatch: Any) -> ExitStack:
+    """Have mmdet, where it is installed, run in a shadow for as long as the context lasts.
+
+    Args:
+        gpu: Whether it is to run as on a GPU.
+        dispatch: Shows every operation to who asks.
+    """
     stack = ExitStack()
     if gpu:
         stack.enter_context(mock.patch.object(attention, '_bias_learns', lambda bias: False))
@@ -27,6 +32,7 @@ def bounds(gpu: bool) -> ExitStack:
         from mmdet.models.losses import FocalLoss
         from mmdet.models.roi_heads.bbox_heads import BBoxHead
         from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+        from mmdet.models.task_modules.assigners import MaxIoUAssigner
     except ImportError:
         return stack
     extension = importlib.import_module('mmcv.ops.roi_align').ext_module
@@ -37,6 +43,9 @@ def bounds(gpu: bool) -> ExitStack:
     stack.enter_context(mock.patch.object(SingleRoIExtractor, 'map_roi_levels', spread))
     stack.enter_context(mock.patch.object(BBoxHead, 'refine_bboxes', refined))
     stack.enter_context(mock.patch.object(FocalLoss, 'forward', by_device(FocalLoss.forward)))
+    if gpu:
+        assign = beside(MaxIoUAssigner.assign, dispatch)
+        stack.enter_context(mock.patch.object(MaxIoUAssigner, 'assign', assign))
     return stack
 
 
@@ -54,6 +63,28 @@ def refined(
     rois = bbox_results['rois']
     each = len(rois) // len(batch_img_metas)
     return [InstanceData(bboxes=rois.new_empty(each, 4)) for _ in batch_img_metas]
+
+
+def beside(assign: Any, dispatch: Any) -> Any:
+    """An assignment that is computed on the CPU where there are more objects than its threshold.
+
+    Its memory is then not that of the GPU, but for what it returns.
+    """
+
+    def run(self: Any, pred_instances: Any, gt_instances: Any, *args: Any, **kwargs: Any) -> Any:
+        if not 0 < self.gpu_assign_thr < len(gt_instances):
+            return assign(self, pred_instances, gt_instances, *args, **kwargs)
+        seen, dispatch.seen = dispatch.seen, None
+        try:
+            found = assign(self, pred_instances, gt_instances, *args, **kwargs)
+        finally:
+            dispatch.seen = seen
+        for name in ('gt_inds', 'max_overlaps', 'labels'):
+            value = getattr(found, name)
+            setattr(found, name, None if value is None else value.clone())
+        return found
+
+    return run
 
 
 def no_states(*args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """The largest picture that a pipeline can make, and the most objects that data has in one."""
 
+import functools
 import json
 import math
 import os
@@ -15,6 +16,13 @@ Size = Tuple[int, int]  # height, width
 ASSUMED_OBJECTS = 100
 PARSED = 64 << 20
 RESIZES = ('Resize', 'RandomResize', 'RandomChoiceResize')
+# Arguments of transforms that say how large pictures become.
+SIZES = {
+    **dict.fromkeys(RESIZES, ('scale', 'scales', 'scale_factor')),
+    **dict.fromkeys(('RandomCrop', 'CenterCrop'), ('crop_size',)),
+    **dict.fromkeys(('RandomResizedCrop', 'ResizeEdge'), ('scale',)),
+    'Pad': ('size',),
+}
 
 
 class Data(NamedTuple):
@@ -46,6 +54,45 @@ def pipeline_of(dataset: Any) -> Sequence[Any]:
     return pipeline + list(dataset.get('pipeline') or []) if 'dataset' in dataset else pipeline
 
 
+def smaller(dataset: Any, factor: float, path: str) -> Dict[str, Any]:
+    """Settings that make all pictures of a data set smaller, by their keys in a config.
+
+    Args:
+        dataset: A data set as a config has it.
+        factor: That of their sides, below 1.
+        path: Key of the data set.
+    """
+    found = shrunk(dataset.get('pipeline') or (), factor, f'{path}.pipeline')
+    if 'dataset' in dataset:
+        found.update(smaller(dataset['dataset'], factor, f'{path}.dataset'))
+    for i, one in enumerate(dataset.get('datasets') or ()):
+        found.update(smaller(one, factor, f'{path}.datasets.{i}'))
+    return found
+
+
+def shrunk(pipeline: Sequence[Any], factor: float, path: str) -> Dict[str, Any]:
+    """Settings of :func:`smaller` of one pipeline."""
+    found: Dict[str, Any] = {}
+    for i, transform in enumerate(pipeline):
+        here, name = f'{path}.{i}', str(transform.get('type')).rsplit('.', 1)[-1]
+        if name == 'RandomChoice':
+            for j, branch in enumerate(transform['transforms']):
+                found.update(shrunk(branch, factor, f'{here}.transforms.{j}'))
+        if str(transform.get('crop_type')).startswith('relative'):
+            continue
+        for key in SIZES.get(name, ()):
+            if transform.get(key):
+                found[f'{here}.{key}'] = times(transform[key], factor)
+    return found
+
+
+def times(value: Any, factor: float) -> Any:
+    """A size, or several, smaller; a number with decimals is a factor itself."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(times(x, factor) for x in value)
+    return value * factor if isinstance(value, float) else max(1, round(value * factor))
+
+
 def read_data(dataset: Any) -> Data:
     """Read the annotations of a COCO data set, where they are."""
     found: List[Data] = []
@@ -64,6 +111,7 @@ def read_data(dataset: Any) -> Data:
     )
 
 
+@functools.lru_cache(maxsize=None)
 def read_coco(path: str) -> Data:
     """Read a file of annotations; of a large one the numbers of images alone.
 

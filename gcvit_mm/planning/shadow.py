@@ -390,9 +390,9 @@ class Shadow(ExitStack):
         self.enter_context(warnings.catch_warnings())
         warnings.simplefilter('ignore')
         self.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        self.enter_context(Dispatch(self.seen))
+        dispatch = self.enter_context(Dispatch(self.seen))
         self.enter_context(Functions(self.gpu))
-        self.enter_context(bounds(self.gpu))
+        self.enter_context(bounds(self.gpu, dispatch))
         again = seen_again(checkpoint.checkpoint, self.gpu)
         self.enter_context(mock.patch.object(checkpoint, 'checkpoint', again))
         return self

@@ -141,6 +141,15 @@ def test_what_out_of_memory_can_say(needed, best, said, cfg, monkeypatch):
     assert said in str(memory.out_of_memory(cfg, 7, ROOM))
 
 
+def test_options_too_long_for_a_line(cfg, monkeypatch):
+    """Smaller pictures take an option for every transform: the plan prints them."""
+    change = Change('pictures with sides of 75%', '--cfg-options ' + 'x' * 500, 20 * GB, 'accuracy')
+    monkeypatch.setattr(memory, 'planned', lambda cfg, room: (30 * GB, [change]))
+    line = str(memory.out_of_memory(cfg, 7, ROOM))
+    assert 'pictures with sides of 75%, after cheaper changes, needs about 20.0 GB; python' in line
+    assert len(line) < 300
+
+
 def test_a_run_out_of_memory_ends_in_a_line(shapes, tmp_path, monkeypatch):
     """At its second step: one line, status 2, which no launcher tries again."""
     once = IterBasedTrainLoop.run_iter

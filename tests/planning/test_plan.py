@@ -208,9 +208,9 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert peaks[0] <= found['needed_bytes'] and max(peaks[1:]) < peaks[0]
     single = '--cfg-options val_dataloader.batch_size=1'  # the evaluation alone is too large
     assert [change['options'] for change in found['advice'][:2]] == [single, f'--amp {single}']
-    assert 'train_dataloader.batch_size=1' in ' '.join(
-        change['options'] for change in found['advice']
-    )
+    # weights need most by now: batches of 1 would bring nothing, smaller pictures a little
+    assert found['advice'][-2]['options'].endswith('val_dataloader.dataset.pipeline.0.scale=32')
+    assert not any('train_dataloader.batch_size' in change['options'] for change in found['advice'])
 
 
 def test_processes_and_plot(tmp_path, capsys):
@@ -247,14 +247,20 @@ def test_sharding(tmp_path):
     assert len(blocks) == 4 and sum(blocks) < whole
     owners = {('backbone', cause): 8000 for cause in ('weights', 'gradients', 'optimizer state')}
     owners['backbone', 'activations'] = 1000
-    moment = SimpleNamespace(owners=owners, bytes=25000)
-    prediction = Prediction(moment, moment, (), 0, 0)
+    moment, test = SimpleNamespace(owners=owners, bytes=25000), SimpleNamespace(bytes=10)
+    prediction = Prediction(moment, test, (), 0, 0)
     gathered = 2 * (whole - sum(blocks)) + 2 * sum(sorted(blocks)[-2:])
     assert sharded(model, prediction, 4) == 3 * 2000 + 1000 + gathered
     cfg = Config.fromfile(tmp_path / 'c.py')
     (change,) = with_sharding(cfg, prediction, 3 * 2000 + 1000 + gathered, lambda peak: peak)
     assert change.what == 'FSDP over 4 GPUs'  # two are not enough
     assert with_sharding(cfg, prediction, gathered, lambda peak: peak) == []
+    owners['model', 'DDP buckets'] = 8000  # which FSDP has not
+    assert sharded(model, prediction, 4) == 3 * 2000 + 1000 + gathered
+    large = prediction._replace(
+        test=SimpleNamespace(bytes=10 * whole)
+    )  # an evaluation is not divided
+    assert sharded(model, large, 4) == 10 * whole + 2000
 
 
 def test_command_ends_in_one_line(tmp_path, capsys):

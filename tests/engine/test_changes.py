@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from gcvit_mm import CheckpointError, UserError
+from gcvit_mm.engine.whole_files import BACKGROUND
 from support.small_run import Net, Noise, load
 
 WARM = dict(type='LinearLR', start_factor=0.1, end=4, by_epoch=False)
@@ -101,6 +102,7 @@ def test_unchanged_rates_stay(tmp_path):
 def test_a_rate_that_no_scheduler_has_set(schedulers, tmp_path):
     """A checkpoint whose rate is another than its schedule's: nothing would have been trained."""
     train(tmp_path, stop=7, schedulers=schedulers)
+    BACKGROUND.finish()
     path = tmp_path / 'iter_6.pth'
     content = load(path)
     content['optimizer']['param_groups'][0]['lr'] = 0

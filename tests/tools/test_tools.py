@@ -75,10 +75,12 @@ def test_no_masks_under_tta_of_mmdet(shapes, tmp_path):
 
 
 @pytest.mark.parametrize('config', [DET, CLS])
-def test_amp_needs_a_gpu(config, shapes):
-    """mmengine's mixed precision does not run on the CPU."""
-    error = one_line_error('train.py', config, '--amp', '--data-root', shapes / FOLDERS[config])
-    assert '--amp needs a GPU' in error
+def test_amp_needs_instructions(config, shapes, monkeypatch):
+    """A processor that has none for bfloat16 would be slower; float16 is for GPUs."""
+    monkeypatch.setattr(cli.devices, 'cpu_has_bfloat16', lambda: False)
+    words = ['train.py', config, '--data-root', shapes / FOLDERS[config], '--amp']
+    assert 'no instructions for bfloat16' in one_line_error(*words)
+    assert '--amp float16 needs a GPU' in one_line_error(*words, 'float16')
 
 
 def test_more_processes_than_gpus(monkeypatch):
@@ -97,7 +99,7 @@ def test_amp_and_scaling_options(monkeypatch):
     """--amp and --auto-scale-lr change what mmengine reads."""
     import train
 
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(cli.devices, 'get_device', lambda: 'cuda')
     cfg = cli.load_config(str(ROOT / CONFIG))
     train.apply_options(cfg, train.parse_args([CONFIG, '--amp', '--auto-scale-lr']))
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')

@@ -3,6 +3,8 @@ PY := .venv/bin/python
 
 # Nothing but .venv may decide what the targets import.
 unexport PYTHONPATH PYTHONHOME
+# The set-up leaves it to the first import to compile a module; kept from it, every process would.
+unexport PYTHONDONTWRITEBYTECODE
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help

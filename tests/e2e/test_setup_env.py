@@ -1,6 +1,7 @@
 """tools/setup_env.sh, run on stand-ins for Python, pip and the compiler: no network, no build."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -423,6 +424,20 @@ def test_the_question_about_operators(tmp_path):
     (package / '_ext.cpython-311-x86_64-linux-gnu.so').touch()
     done = ask()
     assert done.returncode != 0 and done.stdout == ''
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='needs make')
+def test_what_make_hands_on(tmp_path):
+    """Python imports from .venv alone, and writes what it compiles: the set-up compiles nothing."""
+    names = ('PYTHONPATH', 'PYTHONHOME', 'PYTHONDONTWRITEBYTECODE')
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\necho "$@"\nenv\n')
+    python.chmod(0o755)
+    command = ['make', '-s', '-C', ROOT, '-o', 'setup', 'test', f'PY={python}']
+    env = dict(os.environ, **dict.fromkeys(names, '1'))
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    assert '-m pytest' in done.stdout
+    assert not re.findall(rf'^({"|".join(names)})=', done.stdout, re.M)
 
 
 # ---------------------------------------------------------------- pins

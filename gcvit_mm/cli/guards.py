@@ -148,6 +148,30 @@ def guard_strategy(runner: FlexibleRunner) -> None:
     strategy._init_model_weights = initialise_and_load
 
 
+def check_optimizer(wrapper: dict) -> None:
+    """Check that an optimizer and what wraps it are known.
+
+    Raises:
+        UserError: If one is not.
+    """
+    optimizers = {
+        'optimizer.type': ((wrapper.get('optimizer') or {}).get('type'), OPTIMIZERS),
+        'type': (wrapper.get('type', 'OptimWrapper'), OPTIM_WRAPPERS),
+    }
+    for key, (name, registry) in optimizers.items():
+        if not isinstance(name, str) or registry.get(name) is not None:
+            continue
+        close = nearest(name, registry)
+        fix = f'did you mean {close}?' if close else 'correct it, or register it'
+        what = 'is no optimizer'
+        if registry is OPTIM_WRAPPERS:
+            what = 'wraps no optimizer'
+            optimizer = name if OPTIMIZERS.get(name) else nearest(name, OPTIMIZERS)
+            if optimizer.lower() == name.lower():
+                fix = f'set optim_wrapper.optimizer.type={optimizer}'
+        raise UserError(f'optim_wrapper.{key} is {name}, which {what}: {fix}')
+
+
 def guard(runner: Union[Runner, FlexibleRunner]) -> None:
     """Put the checks of this module into a runner.
 
@@ -156,22 +180,7 @@ def guard(runner: Union[Runner, FlexibleRunner]) -> None:
             not fit.
     """
     check_channels(runner.cfg, runner.model)
-    wrapper = runner.cfg.get('optim_wrapper') or {}
-    name = (wrapper.get('optimizer') or {}).get('type')
-    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
-        close = nearest(name, OPTIMIZERS)
-        raise UserError(
-            f'optim_wrapper.optimizer.type is {name}, which is no optimizer: '
-            f'{f"did you mean {close}?" if close else "correct it, or register it"}'
-        )
-    name = wrapper.get('type', 'OptimWrapper')
-    if isinstance(name, str) and OPTIM_WRAPPERS.get(name) is None:
-        optimizer, close = nearest(name, OPTIMIZERS), nearest(name, OPTIM_WRAPPERS)
-        if OPTIMIZERS.get(name) or optimizer.lower() == name.lower():
-            fix = f'set optim_wrapper.optimizer.type={optimizer or name}'
-        else:
-            fix = f'did you mean {close}?' if close else 'correct it, or register it'
-        raise UserError(f'optim_wrapper.type is {name}, which wraps no optimizer: {fix}')
+    check_optimizer(runner.cfg.get('optim_wrapper') or {})
     known = inspect.signature(runner.save_checkpoint).parameters
     for hook in runner.hooks:
         unknown = [k for k in getattr(hook, 'args', {}) if k not in known]

@@ -5,7 +5,7 @@ import os
 import os.path as osp
 import subprocess
 import sys
-from typing import Any, List, Optional
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -16,7 +16,9 @@ from ..errors import UserError
 from ..messages import described, quiet
 from ..planning.cards import GB, with_reserve
 from ..processes import end_with_parent
-from .devices import local_rank
+
+if TYPE_CHECKING:
+    from ..planning.advice import Change
 
 LONG = 200  # characters of options that a line has room for
 
@@ -25,7 +27,7 @@ def gpu_memory() -> Optional[int]:
     """Bytes of the GPU of this process; None where there is none."""
     if not torch.cuda.is_available():
         return None
-    return torch.cuda.get_device_properties(local_rank()).total_memory
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
 def compared(needed: int, room: Optional[int]) -> str:
@@ -44,14 +46,12 @@ def compared(needed: int, room: Optional[int]) -> str:
 
 def memory_line(cfg: Config) -> str:
     """What a process of a training needs, or why that is not known; takes up to a minute."""
-    from ..planning.predict import find_load, predict
-
     try:
         with quiet():
-            found = predict(cfg, find_load(cfg))
+            needed = planned(cfg)[0]
     except Exception:  # of any model; it may train all the same
         return f'what it needs of a GPU is not known: {hint(cfg)}'
-    return compared(with_reserve(found.peak), gpu_memory())
+    return compared(needed, gpu_memory())
 
 
 class MemoryReport(Hook):
@@ -140,16 +140,14 @@ def out_of_memory(cfg: Config, step: int, room: int) -> UserError:
     )
 
 
-def planned(cfg: Config, room: int) -> Any:
-    """Bytes that a process needs, and the changes that make it fit."""
+def planned(cfg: Config, room: Optional[int] = None) -> 'Tuple[int, List[Change]]':
+    """Bytes that a process needs, and the changes after which it fits into ``room``."""
     from ..planning.advice import advise
     from ..planning.predict import find_load, predict
 
-    load = find_load(cfg)
-    processes = get_world_size()
+    load, processes = find_load(cfg), get_world_size()
     prediction = predict(cfg, load, processes=processes)
     needed = with_reserve(prediction.peak)
-    found: List[Any] = []
-    if needed > room:
-        found = advise(cfg, load, prediction, room, with_reserve, processes)
-    return needed, found
+    if room is None or needed <= room:
+        return needed, []
+    return needed, advise(cfg, load, prediction, room, with_reserve, processes)

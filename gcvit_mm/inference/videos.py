@@ -52,8 +52,8 @@ def predict_video(
     rate = reader.fps if math.isfinite(reader.fps) and reader.fps > 0 else FPS
     with video_writer(out_file, rate) as write:
         frames = iter(track(reader, printable(osp.basename(path)), total=len(reader) or None))
-        while some := [mmcv.bgr2rgb(frame) for frame in islice(frames, batch_size)]:
-            for result in predictor.predict(some, batch_size=batch_size):
+        while batch := [mmcv.bgr2rgb(frame) for frame in islice(frames, batch_size)]:
+            for result in predictor.predict(batch, batch_size=batch_size):
                 if keep:
                     keep(f'{stem}_{count:06d}.png', result)
                 if out_file:

@@ -1,6 +1,7 @@
 """The process beside a run that finds out what it needs of its GPU."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip('mmpretrain')
 
 from gcvit_mm.cli import memory
+from support.processes import processes_of
 from support.running import ROOT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux ends it')
@@ -42,23 +44,26 @@ def test_what_a_run_needs(tmp_path, monkeypatch):
 
 
 def test_it_ends_with_a_killed_run(tmp_path):
-    """The process beside a run is not left behind."""
+    """The process beside a run is not left behind, however long it would take."""
+    waits = tmp_path / 'waits.py'
+    waits.write_text(f'#!{sys.executable}\nimport time\ntime.sleep(100)\n')
+    waits.chmod(0o755)
     code = f"""if True:
-        import os, signal
+        import os, signal, sys
         from types import SimpleNamespace as N
         from gcvit_mm.cli.memory import MemoryReport
 
-        hook = MemoryReport()
-        hook.before_train(N(work_dir='{tmp_path}', cfg=N(filename='a.py'), world_size=1))
-        print(hook.process.pid, flush=True)
+        sys.executable = '{waits}'
+        MemoryReport().before_train(N(work_dir='', cfg=N(filename='a.py'), world_size=1))
         os.kill(os.getpid(), signal.SIGKILL)
     """
     words = [sys.executable, '-c', code]
-    said = subprocess.run(words, cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=120).stdout
-    for _ in range(100):  # its output is closed once it has ended
-        try:
-            os.kill(int(said), 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail('it lives on')
+    run = subprocess.run(words, cwd=ROOT, stderr=subprocess.PIPE, timeout=120)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    deadline = time.monotonic() + 10
+    while processes_of(str(waits)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = processes_of(str(waits))
+    for number in left:
+        os.kill(number, signal.SIGKILL)
+    assert not left

@@ -223,9 +223,7 @@ def test_processes_and_plot(tmp_path, capsys):
     for words in (['--gpus', '1'], ['--gpus', '4', '--plot', str(tmp_path / 'plan.png')]):
         plan.main([str(tmp_path / 'c.py'), '--json', *words])
         found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
-    one, four = (
-        x['train']['parts']['model'] if 'model' in x['train']['parts'] else {} for x in found
-    )
+    one, four = (x['train']['parts'].get('model', {}) for x in found)
     kept = build(Config.fromfile(tmp_path / 'c.py'))
     size = sum(4 * p.numel() for p in kept.parameters())
     assert 'DDP buckets' not in one and four['DDP buckets'] == size
@@ -257,9 +255,7 @@ def test_sharding(tmp_path):
     assert with_sharding(cfg, prediction, gathered, lambda peak: peak) == []
     owners['model', 'DDP buckets'] = 8000  # which FSDP has not
     assert sharded(model, prediction, 4) == 3 * 2000 + 1000 + gathered
-    large = prediction._replace(
-        test=SimpleNamespace(bytes=10 * whole)
-    )  # an evaluation is not divided
+    large = prediction._replace(test=SimpleNamespace(bytes=10 * whole))  # which is not divided
     assert sharded(model, large, 4) == 10 * whole + 2000
 
 

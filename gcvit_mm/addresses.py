@@ -1,6 +1,7 @@
 """Where the shipped configs are, and the names under which they are found."""
 
 import difflib
+import importlib.util
 import os.path as osp
 import sys
 from functools import partial
@@ -76,6 +77,13 @@ def _base_path(others: Callable[..., Any], cfg_path: str, filename: str) -> Any:
     """Path of a base, and the scope of what is in it: that which the config names itself."""
     if cfg_path.startswith(PREFIX):
         return config_path(cfg_path), None
+    package, _, name = cfg_path.partition('::')
+    if name.startswith('_base_/'):
+        # mmengine looks into all metafiles of the package first, where no such file is named
+        spec = importlib.util.find_spec(package)
+        path = Path((spec and spec.origin) or '').parent / '.mim' / 'configs' / name
+        if path.is_file():
+            return str(path), package
     return others(cfg_path, filename)
 
 

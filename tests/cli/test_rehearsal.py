@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
-from gcvit_mm import UserError
+from gcvit_mm import UserError, cli
 from gcvit_mm.cli.rehearsal import rehearse_maps
 from gcvit_mm.engine.monitoring import check_pooled
 from support.running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error, run
@@ -14,6 +14,13 @@ from support.running import CLS, DET, FOLDERS, ROOT, SEG, one_line_error, run
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
+
+
+@pytest.fixture(autouse=True)
+def no_memory(request, monkeypatch):
+    """What a run needs takes seconds to predict: it is asked for where something is said of it."""
+    if request.node.originalname != 'test_what_is_ready':
+        monkeypatch.setattr(cli, 'memory_line', lambda cfg: 'not asked')
 
 
 @pytest.mark.parametrize(

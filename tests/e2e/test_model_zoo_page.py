@@ -19,13 +19,20 @@ ENTRIES = model_zoo.read_entries()
 LEAVES = [p.stem for p in sorted((ROOT / 'configs').glob('*.py')) if not p.stem.endswith('shapes')]
 
 
-@pytest.fixture(scope='module')
-def rows():
-    """All configs, counted."""
-    return model_zoo.build_rows([], ENTRIES)
+def test_all_configs():
+    """One test: counting them takes most of a minute, in every process that asks for it."""
+    rows = model_zoo.build_rows([], ENTRIES)
+    page_is_up_to_date(rows)
+    for names in NEAR:
+        macs_are_near_the_papers(rows, names)
+    parameters_are_near_the_papers(rows)
+    read = papers.read_papers()
+    of_papers = count_rows_of_papers(rows, read)
+    page_of_papers_is_up_to_date(read, of_papers)
+    ablations_are_as_large_as_prototypes(of_papers)
 
 
-def test_page_is_up_to_date(rows):
+def page_is_up_to_date(rows):
     """The page is what the configs and the metafiles make; large differences are explained."""
     model_zoo.check_notes(rows)
     assert [row.name for row in rows] == [name for name in ENTRIES if name in LEAVES]
@@ -45,8 +52,7 @@ NEAR = {
 }
 
 
-@pytest.mark.parametrize('names', NEAR)
-def test_macs_are_near_the_papers(rows, names):
+def macs_are_near_the_papers(rows, names):
     """Whichever way the papers count them; the shipped detectors of GC ViT within 1%."""
     limit, least = NEAR[names]
     values = {row.name: model_zoo.differences(row)[1] for row in rows if re.match(names, row.name)}
@@ -55,7 +61,7 @@ def test_macs_are_near_the_papers(rows, names):
     assert {name: value for name, value in values.items() if not abs(value) < limit} == {}
 
 
-def test_parameters_are_near_the_papers(rows):
+def parameters_are_near_the_papers(rows):
     """Detectors and segmentors within 2%; GPViT's paper cuts the decimals of its millions."""
     dense = [row for row in rows if not row.name.startswith('cls')]
     values = {row.name: model_zoo.differences(row)[0] for row in dense if '_gpvit_' not in row.name}
@@ -65,14 +71,7 @@ def test_parameters_are_near_the_papers(rows):
 
 
 # ---------------------------------------------------------------- papers
-@pytest.fixture(scope='module')
-def read():
-    """The papers with their rows."""
-    return papers.read_papers()
-
-
-@pytest.fixture(scope='module')
-def rows_of_papers(rows, read):
+def count_rows_of_papers(rows, read):
     """All rows, counted; those of the page of models not again."""
     counted = {
         model_zoo.identify(Config.fromfile(ROOT / 'configs' / f'{row.name}.py'), row.size): (
@@ -85,14 +84,14 @@ def rows_of_papers(rows, read):
     return papers.count_rows(papers.rows_of(read), counted)
 
 
-def test_page_of_papers_is_up_to_date(read, rows_of_papers):
+def page_of_papers_is_up_to_date(read, rows_of_papers):
     """The page is what configs, papers.yml and metafiles make; large differences are explained."""
     papers.check_notes(rows_of_papers)
     page = papers.document(read, rows_of_papers)
     assert papers.DOCUMENT.read_text() == page, 'run python tools/papers.py'
 
 
-def test_ablations_are_as_large_as_prototypes(rows_of_papers):
+def ablations_are_as_large_as_prototypes(rows_of_papers):
     """MACs of classifiers within 0.6% of counts from elsewhere; of GPViT without neck and head."""
     left = {name for name, counts in COUNTS.items() if counts[1]}
     for row in rows_of_papers:

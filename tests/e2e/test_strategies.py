@@ -13,7 +13,6 @@ from mmengine.registry import MODELS, init_default_scope
 from gcvit_mm import cli
 from gcvit_mm.checkpoints import load_model
 from support.families import make
-from support.processes import free_port
 from support.running import CLS, ENV, ROOT, TESTS, iterations, losses, run
 
 
@@ -138,9 +137,14 @@ def test_sharded_training_resumes(fragment, said, precision, shapes, tmp_path):
     ]
 
     def train_sharded(*words):
-        env = dict(PORT=free_port(), DS_ACCELERATOR='cpu', VIRTUAL_ENV=sys.prefix)
-        words = [config, 2, '--work-dir', tmp_path / 'run', *data, *words]
-        return run('dist_train.sh', *words, env=env)
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+        command += ['--nproc_per_node', '2', ROOT / 'tools/train.py', config, '--launcher']
+        command += ['pytorch', '--work-dir', tmp_path / 'run', *data, *words]
+        env = dict(ENV, DS_ACCELERATOR='cpu')
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(list(map(str, command)), env=env, cwd=ROOT, **pipes)
+        assert done.returncode == 0, done.stdout[-4000:]
+        return done.stdout
 
     model, start = one_process(tmp_path)
     output = train_sharded('--cfg-options', *options, f'load_from={tmp_path}/single.pth')

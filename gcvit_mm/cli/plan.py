@@ -13,8 +13,10 @@ from mmengine.logging import MMLogger
 from ..datacheck.datasets import SCOPES
 from ..errors import UserError
 from ..planning.cards import CARDS, GB, Card, find_card, with_reserve
+from ..planning.predict import Load
 from .arguments import add_config_arguments
 from .config import load_config, replace_data_root
+from .measuring import in_words, measure
 from .memory import compared
 from .outputs import check_output, save_figure
 from .running import run_tool
@@ -37,11 +39,16 @@ def parse_args(argv: List[str]) -> argparse.Namespace:
     )
     parser.add_argument('--objects', type=int, help='in a picture; default: the most of the data')
     parser.add_argument('--amp', action='store_true', help='train in bfloat16, as train.py --amp')
+    parser.add_argument(
+        '--measure', type=int, metavar='STEPS', help='run as many here, and say how long all takes'
+    )
     parser.add_argument('--json', action='store_true', help='print one object')
     parser.add_argument('--plot', metavar='FILE', help='draw memory over a step, e.g. plan.png')
     args = parser.parse_args(argv)
     if args.gpus < 1 or min(args.size or [1]) < 1 or (args.objects or 0) < 0:
         parser.error('--gpus and --size are positive numbers, --objects is none below 0')
+    if args.measure is not None and args.measure < 2:
+        parser.error('--measure: a spread takes at least 2 steps')
     return args
 
 
@@ -69,6 +76,8 @@ def plan(args: argparse.Namespace) -> None:
     MMLogger.get_instance('plan', log_level='ERROR')
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     found = look(cfg, args, card)
+    if args.measure:
+        found['measured'] = measure(cfg, Load(**found['load']), args.measure, args.gpus)
     print(json.dumps(found) if args.json else described(found, args))
 
 
@@ -152,6 +161,8 @@ def described(found: Dict[str, Any], args: argparse.Namespace) -> str:
     ]
     lines.append(drawn([['at the peak', *causes], *rows]))
     lines.append(f'a step: {train["flops"] / 1e12:.2f} TFLOP')
+    if 'measured' in found:
+        lines += in_words(found['measured'], load, args.gpus)
     if found['fits'] is None:
         return '\n'.join(lines)
     lines.append(compared(found['needed_bytes'], found['gpu_bytes']))

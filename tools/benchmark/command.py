@@ -14,6 +14,7 @@ Examples:
     python tools/benchmark.py --operators --only roi_align
     python tools/benchmark.py --growth --json growth.json --plot growth.png
     python tools/benchmark.py --formats mask.onnx mask8.onnx configs/mask_gcvit_t_3x.py CHECKPOINT
+    python tools/benchmark.py --overhead configs/mask_gcvit_xxt_shapes.py --rounds 50
     python tools/benchmark.py --table gcvit2 --device cuda --json gcvit2.json --plot gcvit2.png
 """
 
@@ -31,7 +32,7 @@ import torch
 from mmengine.config import DictAction
 
 import gcvit_mm
-from gcvit_mm import UserError
+from gcvit_mm import UserError, cli
 
 from . import measure as benchmark
 from .ablations import MEANS
@@ -39,6 +40,7 @@ from .compare import compare, grow, run_suite
 from .contenders import PEERS, SAME
 from .formats import compare_formats, read_words
 from .operators import measure_ops
+from .overhead import measure_overhead
 from .show import (
     draw_comparisons,
     draw_formats,
@@ -50,6 +52,7 @@ from .show import (
     print_formats,
     print_growth,
     print_operator,
+    print_overhead,
     print_table_row,
 )
 from .suites import FAMILIES, MODES, SUITES, Setting
@@ -86,8 +89,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar='WORD',
         help='FILE.onnx ... CONFIG CHECKPOINT: torch beside exported files, time, size, metric',
     )
+    add('--overhead', metavar='CONFIG', help="what the checks and hooks cost, over mmengine's run")
     add('--no-metric', action='store_true', help='with --formats: do not evaluate')
-    add('--data-root', metavar='DIR', help='with --formats: folder of the test set')
+    add('--data-root', metavar='DIR', help='with --formats, --overhead: folder of the data')
     add('--only', metavar='TEXT', help='bars, families, models or formats with this in their title')
     add('--operators', action='store_true', help='those of gcvit_mm beside those compiled by mmcv')
     add('--growth', action='store_true', help='time and memory against the number of pixels')
@@ -98,7 +102,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('--dtype', choices=benchmark.DTYPES, default='fp32', help='16 bits: autocast')
     add('--compile', action='store_true', help='torch.compile with dynamic shapes, all contenders')
     add('--device', choices=('cpu', 'cuda'), default='cpu')
-    add('--threads', type=int, help='threads of the CPU; default: as torch chooses, suite cpu: 2')
+    add(
+        '--threads',
+        type=int,
+        help='threads of the CPU; default: as torch chooses, cpu and training: 2',
+    )
     add('--rounds', type=int, default=9, help='rounds that count')
     add('--warmups', type=int, default=5, help='rounds before them')
     add('--json', type=Path, metavar='FILE', help='write all figures')
@@ -106,10 +114,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('--cfg-options', nargs='+', action=DictAction, help='change settings of the subject')
     args = parser.parse_args(argv)
     given = [args.subject, args.suite, args.growth or None, args.operators or None, args.table]
-    given += [args.formats]
+    given += [args.formats, args.overhead]
     if sum(what is not None for what in given) != 1:
         raise UserError(
-            'give one of: a subject, --suite, --growth, --operators, --table, --formats'
+            'give one of: a subject, --suite, --growth, --operators, --table, --formats, --overhead'
         )
     counts = [args.rounds, *args.sides, *(args.size or ())]
     counts += [] if args.batch is None else [args.batch]
@@ -121,8 +129,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         raise UserError(f'--against {part[0]}: parts are taken out of eager models only')
     if args.table and args.compile:
         raise UserError('--compile: goes with a subject only')
-    if (args.no_metric or args.data_root) and not args.formats:
-        raise UserError('--no-metric and --data-root: go with --formats only')
+    if args.overhead and (args.plot or args.compile or args.dtype != 'fp32' or args.size):
+        raise UserError('--overhead: trains as the config says: give --device, --rounds, --json')
+    if args.no_metric and not args.formats:
+        raise UserError('--no-metric: goes with --formats only')
+    if args.data_root and not (args.formats or args.overhead):
+        raise UserError('--data-root: goes with --formats and --overhead only')
     if args.formats and (args.device != 'cpu' or args.dtype != 'fp32' or args.compile):
         raise UserError('--formats: runs on the CPU, from float32: leave the other options out')
     if args.formats and (args.batch or 1) != 1:
@@ -150,20 +162,20 @@ def write(args: argparse.Namespace, report: dict) -> None:
         table=draw_table,
         formats=draw_formats,
     )
-    part = next(key for key in report if key in draw)
     try:
         if args.json:
             args.json.write_text(json.dumps(report, indent=1))
         if args.plot:
+            part = next(key for key in report if key in draw)
             draw[part](report[part]).savefig(args.plot, bbox_inches='tight')
     except (OSError, ValueError) as error:
         raise UserError(f'cannot write: {error}') from error
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print, write; status 1 if a bar of a suite is missed."""
+    """Measure, print, write; status 1 if a bar is missed."""
     args = parse_args(argv)
-    threads = args.threads or (2 if args.suite == 'cpu' or args.operators else None)
+    threads = args.threads or (2 if args.suite in ('cpu', 'training') or args.operators else None)
     if threads:
         torch.set_num_threads(threads)
     setting = Setting(
@@ -204,6 +216,16 @@ def main(argv: list[str] | None = None) -> None:
         print_formats(rows, setting.size, report['setting']['threads'])
         for row in rows:
             keep('formats', row)
+    elif args.overhead:
+        cfg = cli.load_config(args.overhead, args.cfg_options)
+        if args.data_root:
+            cli.replace_data_root(cfg, args.data_root)
+        cfg.launcher = 'none'
+        if args.device == 'cpu':
+            cli.use_cpu(cfg)
+        for row in measure_overhead(cfg, args.rounds, args.warmups):
+            print_overhead(row)
+            keep('overhead', row)
     elif args.table:
         size = tuple(args.size) if args.size else None
         for mode in args.mode or MODES[:1]:
@@ -216,5 +238,5 @@ def main(argv: list[str] | None = None) -> None:
             found = compare(args.subject, args.against, setting, mode, args.cfg_options)
             print_comparison(found)
             keep('comparisons', found)
-    if not all(bar['passed'] for bar in report.get('bars', [])):
+    if not all(bar['passed'] for part in ('bars', 'overhead') for bar in report.get(part, [])):
         sys.exit(1)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Iterator
 
 import torch
-from mmengine.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
 from gcvit_mm import UserError, cli
+from gcvit_mm.planning.predict import drawn
 
 from . import measure as benchmark
 from .contenders import SAME, build, build_peer
-from .suites import FAMILIES, STEP_SHAPES, SUITES, Bar, Setting
+from .suites import FAMILIES, STEP_OBJECTS, STEP_SHAPES, SUITES, Bar, Setting
 
 GRADIENT_CROP = 320  # side of the part of the images on which gradients are compared
 
@@ -107,35 +111,41 @@ def step_shapes() -> list[tuple[int, int]]:
     return shapes
 
 
-def make_steps(path: str, batch: int, shapes: list, dtype: str, device: str) -> tuple:
-    """Build a detector from a config, and a function that trains it one step on every shape.
+def read_whole(path: str) -> Config:
+    """Read a config file, or one that mmdet or mmseg has installed: 'mmdet::NAME'.
 
     Raises:
-        UserError: If mmdet is not installed.
+        UserError: If it is not there.
     """
-    try:
-        from mmdet.testing import demo_mm_inputs
-        from mmdet.utils import register_all_modules
-        from mmengine.hub import get_config
-    except ImportError as error:
-        raise UserError(f'whole training steps need mmdet with its ops: {error}') from error
-    register_all_modules()
-    cfg = get_config(path) if '::' in path else cli.load_config(path)
+    package, _, name = path.rpartition('::')
+    if not package:
+        return cli.load_config(path)
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.origin:
+        raise UserError(f'{path}: {package} is not installed')
+    return cli.load_config(str(Path(spec.origin).parent / '.mim' / 'configs' / name))
+
+
+def make_steps(path: str, batch: int, shapes: list, dtype: str, device: str) -> tuple:
+    """Build the model of a config, and a function that trains it one step on every shape."""
+    cfg = read_whole(path)
+    cfg.model.pop('pretrained', None)
     cfg.model.backbone.pop('init_cfg', None)
-    model = benchmark.make_deterministic(MODELS.build(cfg.model)).to(device)
+    cfg.launcher = 'none'
+    cli.use_cpu(cfg)  # one process: BN in the place of SyncBN
+    if cfg.default_scope == 'mmseg':
+        cfg.model.data_preprocessor.size = shapes[0]
+    init_default_scope(cfg.default_scope)
+    model: Any = benchmark.make_deterministic(MODELS.build(cfg.model)).to(device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    classes = cfg.model.roi_head.bbox_head.num_classes
-    options: dict = dict(num_classes=classes, with_mask=True, device=device)
-    inputs = [
-        demo_mm_inputs(batch, [(3, *shape)] * batch, [8] * batch, **options) for shape in shapes
-    ]
+    inputs = [drawn(cfg, shape, batch, STEP_OBJECTS) for shape in shapes]
+    enabled = dtype != 'fp32'
 
     def steps() -> None:
         for data in inputs:
             optimizer.zero_grad(set_to_none=True)
             prepared = model.data_preprocessor(deepcopy(data), True)
-            enabled = dtype != 'fp32'
             with torch.autocast(device, benchmark.DTYPES[dtype], enabled=enabled):
                 losses = model(**prepared, mode='loss')
             model.parse_losses(losses)[0].backward()
@@ -149,8 +159,8 @@ def measure(bar: Bar, setting: Setting) -> tuple[float, dict | None]:
     setting = setting._replace(
         size=bar.size, batch=bar.batch, dtype=bar.dtype, compiled=bar.compiled
     )
-    if bar.quantity == 'steps':
-        shapes = step_shapes()
+    if bar.quantity in ('step', 'steps'):
+        shapes = step_shapes() if bar.quantity == 'steps' else [bar.size]
         passes = {
             name: make_steps(name, bar.batch, shapes, bar.dtype, setting.device)[1]
             for name in (bar.subject, str(bar.peer))

@@ -59,6 +59,16 @@ def print_operator(row: Row) -> None:
     )
 
 
+def print_overhead(row: dict) -> None:
+    """Print images/s with the checks and without, the ratio of their times, and the verdict."""
+    verdict = 'pass' if row['passed'] else 'fail'
+    print(
+        f'{row["name"]}: {row["ours"]:.4g} images/s, {row["plain"]:.4g} without checks; time '
+        f'{row["ratio"]:.3f} (at most {row["bar"]}: {verdict})',
+        flush=True,
+    )
+
+
 def print_table_row(row: dict, first: bool) -> None:
     """Print a row of a paper's table; before the first one what the columns are."""
     columns = '{:16} {:>9} {:>6} {:>24} {:>10} {:>8} {:>12}'

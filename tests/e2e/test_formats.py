@@ -253,5 +253,5 @@ def test_which_formats_cannot_be_compared(files, tmp_path):
     ]:
         with pytest.raises(UserError, match=line):
             command.main(['--formats', *words])
-    with pytest.raises(UserError, match='go with --formats only'):
+    with pytest.raises(UserError, match='goes with --formats only'):
         command.main(['--suite', 'cpu', '--no-metric'])

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gcvit_mm import UserError, cli
 from gcvit_mm.cli.terminal import import_quietly
-from gcvit_mm.datacheck.datasets import SCOPES
+from gcvit_mm.datacheck.datasets import SCOPES, dicts_inside
 from gcvit_mm.datacheck.folders import check_data
 from gcvit_mm.messages import quiet
 from gcvit_mm.planning.complexity import products_of_samples
@@ -154,23 +154,17 @@ def read_config(path: str, cfg_options: dict | None, data_root: str | None) -> C
     return cfg
 
 
-def build_model(cfg: Config, path: str) -> Any:
-    """Build the model of a config for one process, with new weights.
-
-    Raises:
-        UserError: If it cannot be built.
-    """
+def build_model(cfg: Config) -> Any:
+    """Build the model of a config for one process, with new weights."""
     settings = deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # as mmengine's runner
         settings.setdefault('data_preprocessor', cfg.data_preprocessor)
-    settings.pop('pretrained', None)
-    settings.backbone.pop('init_cfg', None)
+    for node in dicts_inside(settings):
+        node.pop('pretrained', None)
+        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
+            node.pop('init_cfg')
     init_default_scope(cfg.default_scope)
-    try:
-        model = revert_sync_batchnorm(MODELS.build(settings))
-    except (ImportError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).strip('"\'').split('\n')[0]
-        raise UserError(f'{path} cannot be built: {reason}') from error
+    model = revert_sync_batchnorm(MODELS.build(settings))
     model.init_weights()
     return model
 
@@ -182,25 +176,19 @@ def read_batches(cfg: Config, loader: str, batch: int) -> Iterator[Any]:
     return chain.from_iterable(repeat(Runner.build_dataloader(settings, seed=0)))
 
 
-def make_run(
-    path: str, cfg: Config, mode: str, size: tuple | None, batch: int, setting: Setting
-) -> Run:
+def make_run(cfg: Config, mode: str, size: tuple | None, batch: int, setting: Setting) -> Run:
     """Build what takes the steps of a config; of training ones the rate of learning is 0.
 
     Args:
-        path: Its name.
         cfg: The config.
         mode: 'training', or 'forward' for evaluations.
         size: Height and width of pictures that are drawn; ``None`` reads real ones.
         batch: Number of pictures.
         setting: Device and precision.
-
-    Raises:
-        UserError: If its model cannot be built.
     """
     torch.manual_seed(0)
     with quiet():
-        model = build_model(cfg, path).to(setting.device)
+        model = build_model(cfg).to(setting.device)
         if size is None:
             batches = read_batches(cfg, LOADERS[mode], batch)
         else:
@@ -211,8 +199,11 @@ def make_run(
         wrapper = build_wrapper(cfg.optim_wrapper, model, **precision(setting.dtype, device))
         for group in wrapper.optimizer.param_groups:
             group['lr'] = 0.0  # all steps compute the same
-        act = lambda data: model.train_step(data, wrapper)  # noqa: E731
-        return Run(model, act, batches, reads, device, wrapper)
+
+        def train(data: Any) -> Any:
+            return model.train_step(data, wrapper)
+
+        return Run(model, train, batches, reads, device, wrapper)
     model.eval()
     dtype = None if setting.dtype == 'fp32' else benchmark.DTYPES[setting.dtype]
 

@@ -24,23 +24,31 @@ def described(found: dict) -> str:
 
 def print_step(found: dict) -> None:
     """Print a table for each config."""
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    for name, row in found['rows'].items():
-        console.print(table_of(name, row, found))
-
-
-def table_of(name: str, row: dict, found: dict) -> Table:
-    """The table of one config; forward and backward of a part stand in one line."""
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     rate = found['product_gmacs_per_s']
-    caption = f'without the clock: {in_ms(row["time"])} ms, {row["images_per_s"]:.3g} images/s'
-    if 'ratio' in row:
-        low, median, high = (row['ratio'][key] for key in ('low', 'median', 'high'))
-        caption += f'; the first one takes {median:.2f} ({low:.2f}-{high:.2f}) of it'
-    caption += f'; objects: {row["objects"]}' if 'objects' in row else ''
-    caption += f'; a product of matrices: {rate:.0f} GMACs/s'
-    table = Table(title=f'{name}: {described(found)}', caption=caption)
+    for name, row in found['rows'].items():
+        lines = [f'{name}: {described(found)}']
+        lines += [f'without the clock {in_ms(row["time"])} ms, {row["images_per_s"]:.3g} images/s']
+        if 'ratio' in row:
+            low, median, high = (row['ratio'][key] for key in ('low', 'median', 'high'))
+            lines += [f'the first one takes {median:.2f} ({low:.2f}-{high:.2f}) of that']
+        lines += [f'a product of matrices reaches {rate:.0f} GMACs/s']
+        lines += [f'{row["objects"]} objects'] if 'objects' in row else []
+        console.print(lines[0], '; '.join(lines[1:]), sep='\n', markup=False, soft_wrap=True)
+        directions = (False, True) if found['mode'] == 'training' else (False,)
+        console.print(table_of(row, rate, directions))
+
+
+def table_of(row: dict, rate: float, directions: tuple) -> Table:
+    """The table of one config.
+
+    Args:
+        row: Of :func:`benchmark.step.row_of`.
+        rate: GMACs/s of a product of matrices.
+        directions: Whether columns are those of backward passes, one after the other.
+    """
+    table = Table()
     table.add_column('')
-    directions = (False, True) if found['mode'] == 'training' else (False,)
     for backward in directions:
         for title in COLUMNS:
             title = f'backward: {title}' if backward and title == 'ms' else title

@@ -49,7 +49,7 @@ def measure_steps(
         over theirs, quartiles).
 
     Raises:
-        UserError: If a config cannot be read or built, or its data is not there.
+        UserError: If a config cannot be read, or its data is not there.
     """
     training = mode == 'training'
     configs = {
@@ -60,9 +60,7 @@ def measure_steps(
     if not data_root:
         load = find_load(configs[subject], size, OBJECTS)
         size = load.train if training else load.test
-    runs = {
-        name: make_run(name, cfg, mode, size, count, setting) for name, cfg in configs.items()
-    }
+    runs = {name: make_run(cfg, mode, size, count, setting) for name, cfg in configs.items()}
     gmacs = {name: run.gmacs() for name, run in runs.items()}
     passes = {name: run.step for name, run in runs.items()}
     passes.update({f'{name}, timed': run.timed for name, run in runs.items()})

@@ -83,25 +83,21 @@ def test_parts_of_a_detector_that_trains(detector):
 
 
 @pytest.mark.parametrize(
-    ('owner', 'method', 'part'),
+    ('owner', 'part'),
     [
-        ('backbone.stages.1', 'forward', 'backbone'),
-        ('neck', 'forward', 'neck'),
-        ('roi_head.mask_head', 'forward', 'roi_head.mask_head'),
-        ('roi_head.bbox_roi_extractor.roi_layers.0', 'forward', 'roi_head.bbox_roi_extractor'),
-        (
-            'roi_head.bbox_head.loss_cls',
-            'forward',
-            'roi_head.bbox_head: losses and assignment',
-        ),
-        ('rpn_head.loss_bbox', 'forward', 'rpn_head: losses and assignment'),
+        ('backbone.stages.1', 'backbone'),
+        ('neck', 'neck'),
+        ('roi_head.mask_head', 'roi_head.mask_head'),
+        ('roi_head.bbox_roi_extractor.roi_layers.0', 'roi_head.bbox_roi_extractor'),
+        ('roi_head.bbox_head.loss_cls', 'roi_head.bbox_head: losses and assignment'),
+        ('rpn_head.loss_bbox', 'rpn_head: losses and assignment'),
     ],
 )
-def test_costs_go_to_their_part(detector, monkeypatch, owner, method, part):
+def test_costs_go_to_their_part(detector, monkeypatch, owner, part):
     """A layer that costs 3 forward and 5 backward, each time it runs; nothing else costs."""
     ticks, calls = Ticks(), []
     layer = detector.model.get_submodule(owner)
-    compute = getattr(layer, method)
+    compute = layer.forward
 
     def priced(*args, **kwargs):
         calls.append(1)
@@ -110,7 +106,7 @@ def test_costs_go_to_their_part(detector, monkeypatch, owner, method, part):
         first = ticks.pass_on(first, 3, 5)
         return first if isinstance(out, torch.Tensor) else (first, *out[1:])
 
-    monkeypatch.setattr(layer, method, priced)
+    monkeypatch.setattr(layer, 'forward', priced)
     spent = {key: count for key, count in detector.by_part(ticks).items() if count}
     assert spent == {Part(part): 3 * len(calls), Part(part, True): 5 * len(calls)}
 

@@ -211,6 +211,15 @@ def test_16_bits(mode):
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
 
 
+def test_models_of_libraries():
+    """Read by name, and built without the weights that they name."""
+    cfg = runs.read_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', None, None)
+    assert cfg.model.backbone.init_cfg.type == 'Pretrained'
+    model = runs.build_model(cfg)
+    assert model.backbone.init_cfg is None or 'Pretrained' not in str(model.backbone.init_cfg)
+    assert cfg.model.backbone.init_cfg.type == 'Pretrained'  # of the config nothing is gone
+
+
 # ---------------------------------------------------------------- the tool
 def call(tmp_path, *argv):
     """Run the tool on few rounds; return what it wrote, and that it drew."""
@@ -231,10 +240,10 @@ def test_tool(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(step.SIDES, 'cpu', 64)
     peer = tmp_path / 'peer.py'
     cfg = Config.fromfile(DET)
-    cfg.merge_from_dict(NARROW)
+    cfg.merge_from_dict({key: value // 2 for key, value in NARROW.items()})
     cfg.dump(peer)
     argv = ('--step', DET, '--against', peer, '--size', *SIZE, '--batch', 2)
-    training, evaluation = call(tmp_path, *argv)
+    training, evaluation = call(tmp_path, *argv, *options(NARROW))
     assert (training['mode'], evaluation['mode']) == ('training', 'forward')
     assert (training['batch'], evaluation['batch']) == (2, 1)
     for found in (training, evaluation):
@@ -258,7 +267,10 @@ def test_tool(tmp_path, monkeypatch, capsys):
         ]
         assert macs[0] > macs[1]
     assert {part['name'] for part in ours['parts'] if not part['backward']} > {'roi_head.mask_head'}
-    assert 0 < theirs['objects'] <= 5
+    assert 0 < theirs['objects'] <= 2 < ours['objects'] <= 5
+    order = [part['name'] for part in training['rows'][DET]['parts']]
+    assert order.index('rpn_head') < order.index('rpn_head: losses and assignment')
+    assert order.index('optimizer') < order.index(REST) < order.index('neck', order.index(REST))
     printed = capsys.readouterr().out
     assert 'training step, 2x3x64x96, drawn, fp32' in printed
     assert 'evaluation, 1x3x64x96' in printed and 'roi_head.mask_head' in printed

@@ -29,6 +29,11 @@ class Part(NamedTuple):
     name: str
     backward: bool = False
 
+    @property
+    def head(self) -> str:
+        """The name without what says that it is of losses or results."""
+        return self.name.partition(':')[0]
+
 
 class Clock:
     """Shares a growing quantity out among the parts that run while it grows.

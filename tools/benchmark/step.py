@@ -110,8 +110,11 @@ def row_of(run: Run, times: list[float], gmacs: dict[Part, float], rate: float) 
     """
     rounds = run.rounds[-len(times) :]
     found = dict.fromkeys(part for spent in rounds for part in spent)
-    # backward passes behind all that is forward, what no part claims last
-    order = sorted(found, key=lambda part: (part.backward, part.name == REST))
+    heads = list(dict.fromkeys(part.head for part in found))
+    # backward passes behind all that is forward, what no part claims last, a head before its losses
+    order = sorted(
+        found, key=lambda x: (x.backward, x.name == REST, heads.index(x.head), x.name != x.head)
+    )
     spent = {part: benchmark.quartiles([one.get(part, 0.0) for one in rounds]) for part in order}
     whole = sum(value.median for value in spent.values())
     parts = []

@@ -44,7 +44,7 @@ def count_call(
         What it returns, the GMACs as :func:`count_macs` counts them, and those without the
         products of attention.
     """
-    mapping = {torch.ops.aten.grid_sampler_2d: _products_of_samples}
+    mapping = {torch.ops.aten.grid_sampler_2d: products_of_samples}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         out = function(*args, **options)
     counts = counter.get_flop_counts().get('Global', {})
@@ -168,7 +168,7 @@ def _run_dino(
         run('bbox_head', model.bbox_head, **states)
 
 
-def _products_of_samples(values: Any, grid: Any, *args: Any, **kwargs: Any) -> int:
+def products_of_samples(values: Any, grid: Any, *args: Any, **kwargs: Any) -> int:
     """Products and sums of values (N, C, H, W) sampled at points (N, Q, P, 2), one a channel."""
     # newer releases of torch hand over shapes
     values, grid = (getattr(argument, 'shape', argument) for argument in (values, grid))

@@ -101,12 +101,16 @@ def caused(tracker: Optional[Tracker], cause: str) -> Iterator[None]:
         tracker.cause = before
 
 
-def build_wrapper(cfg: Any, model: nn.Module) -> Any:
-    """The optimizer of a config in float32; what --amp adds to it is torch's autocast."""
+def build_wrapper(cfg: Any, model: nn.Module, **changes: Any) -> Any:
+    """The optimizer of a config in float32, unless changes to its settings say otherwise.
+
+    What --amp adds to it is torch's autocast.
+    """
     settings = dict(cfg)
     settings['type'] = 'OptimWrapper'
     for key in ('dtype', 'loss_scale', 'use_fsdp', 'accumulative_counts'):
         settings.pop(key, None)
+    settings.update(changes)
     return build_optim_wrapper(model, settings)
 
 

@@ -11,6 +11,7 @@ Examples:
     python tools/benchmark.py "GPViT(arch='L1')" --against convnext-t --mode forward --plot a.png
     python tools/benchmark.py "GCViT(arch='tiny')" --against without-aligned-bias --mode forward
     python tools/benchmark.py --suite cpu --json cpu.json
+    python tools/benchmark.py --step configs/mask_gcvit_t_3x.py --batch 1 --plot step.png
     python tools/benchmark.py --operators --only roi_align
     python tools/benchmark.py --growth --json growth.json --plot growth.png
     python tools/benchmark.py --formats mask.onnx mask8.onnx configs/mask_gcvit_t_3x.py CHECKPOINT
@@ -55,8 +56,12 @@ from .show import (
     print_overhead,
     print_table_row,
 )
+from .show_step import draw_steps, print_step
+from .step import measure_steps
 from .suites import FAMILIES, MODES, SUITES, Setting
 from .tables import TABLES, run_table
+
+THEIRS = ", or those of the table or of --step's config"
 
 
 def describe(args: argparse.Namespace) -> dict:
@@ -81,6 +86,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add('subject', nargs='?', help='config file or call')
     add('--against', nargs='+', default=[], metavar='PEER', help=', '.join([*SAME, *PEERS]))
+    add('--step', metavar='CONFIG', help='its training step and evaluation, part by part')
     add('--suite', choices=SUITES, help='measure the bars of a suite: value, bar, pass or fail')
     add('--table', choices=TABLES, help="the classifiers of a paper's table of speed")
     add(
@@ -91,14 +97,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add('--overhead', metavar='CONFIG', help="what the checks and hooks cost, over mmengine's run")
     add('--no-metric', action='store_true', help='with --formats: do not evaluate')
-    add('--data-root', metavar='DIR', help='with --formats, --overhead: folder of the data')
+    add('--data-root', metavar='DIR', help='data of --formats, --overhead; real pictures of --step')
     add('--only', metavar='TEXT', help='bars, families, models or formats with this in their title')
     add('--operators', action='store_true', help='those of gcvit_mm beside those compiled by mmcv')
     add('--growth', action='store_true', help='time and memory against the number of pixels')
     add('--sides', nargs='+', type=int, default=[224, 448, 672, 896, 1120, 1344, 1600])
-    add('--mode', nargs='+', choices=MODES, help='default: both; of --growth and --table: forward')
-    add('--size', nargs=2, type=int, metavar=('H', 'W'), help="default: 800 1280, or the table's")
-    add('--batch', type=int, help="default: 1, or the table's")
+    add(
+        '--mode',
+        nargs='+',
+        choices=MODES,
+        help='default: both; of --growth and --table: forward; of --step, forward is an evaluation',
+    )
+    add('--size', nargs=2, type=int, metavar=('H', 'W'), help=f'default: 800 1280{THEIRS}')
+    add('--batch', type=int, help=f'default: 1{THEIRS}')
     add('--dtype', choices=benchmark.DTYPES, default='fp32', help='16 bits: autocast')
     add('--compile', action='store_true', help='torch.compile with dynamic shapes, all contenders')
     add('--device', choices=('cpu', 'cuda'), default='cpu')
@@ -114,27 +125,32 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add('--cfg-options', nargs='+', action=DictAction, help='change settings of the subject')
     args = parser.parse_args(argv)
     given = [args.subject, args.suite, args.growth or None, args.operators or None, args.table]
-    given += [args.formats, args.overhead]
+    given += [args.formats, args.overhead, args.step]
     if sum(what is not None for what in given) != 1:
         raise UserError(
-            'give one of: a subject, --suite, --growth, --operators, --table, --formats, --overhead'
+            'give one of: a subject, --suite, --growth, --operators, --table, --formats, '
+            '--overhead, --step'
         )
     counts = [args.rounds, *args.sides, *(args.size or ())]
     counts += [] if args.batch is None else [args.batch]
     if min(counts) < 1 or args.warmups < 0:
         raise UserError('--rounds, --batch, --size and --sides must be at least 1')
-    if len({args.subject, *args.against}) <= len(args.against):
+    if len({args.subject or args.step, *args.against}) <= len(args.against):
         raise UserError('--against: name each once, and not the subject')
     if args.compile and (part := sorted(set(args.against) & set(MEANS))):
         raise UserError(f'--against {part[0]}: parts are taken out of eager models only')
-    if args.table and args.compile:
+    if (args.table or args.step) and args.compile:
         raise UserError('--compile: goes with a subject only')
     if args.overhead and (args.plot or args.compile or args.dtype != 'fp32' or args.size):
         raise UserError('--overhead: trains as the config says: give --device, --rounds, --json')
     if args.no_metric and not args.formats:
         raise UserError('--no-metric: goes with --formats only')
-    if args.data_root and not (args.formats or args.overhead):
-        raise UserError('--data-root: goes with --formats and --overhead only')
+    if args.data_root and not (args.formats or args.overhead or args.step):
+        raise UserError('--data-root: goes with --formats, --overhead and --step only')
+    if args.step and args.data_root and args.size:
+        raise UserError('--size: real pictures, of --data-root, have sizes of their own')
+    if args.step and args.device == 'cpu' and args.dtype == 'fp16':
+        raise UserError('--dtype fp16: CPUs train in fp32 or bf16')
     if args.formats and (args.device != 'cpu' or args.dtype != 'fp32' or args.compile):
         raise UserError('--formats: runs on the CPU, from float32: leave the other options out')
     if args.formats and (args.batch or 1) != 1:
@@ -161,6 +177,7 @@ def write(args: argparse.Namespace, report: dict) -> None:
         operators=draw_operators,
         table=draw_table,
         formats=draw_formats,
+        steps=draw_steps,
     )
     try:
         if args.json:
@@ -198,6 +215,13 @@ def main(argv: list[str] | None = None) -> None:
         for row in measure_ops(args.rounds, args.only or ''):
             print_operator(row)
             keep('operators', row._asdict())
+    elif args.step:
+        size = tuple(args.size) if args.size else None
+        given = (size, args.batch, args.cfg_options, args.data_root)
+        for mode in args.mode or MODES[::-1]:
+            found = measure_steps(args.step, args.against, setting, mode, *given)
+            print_step(found)
+            keep('steps', found)
     elif args.suite:
         for bar in run_suite(args.suite, args.only, setting):
             keep('bars', bar)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from copy import deepcopy
-from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
-from gcvit_mm import UserError, cli
-from gcvit_mm.planning.predict import drawn
+from gcvit_mm import UserError
 
 from . import measure as benchmark
 from .contenders import SAME, build, build_peer
-from .suites import FAMILIES, STEP_OBJECTS, STEP_SHAPES, SUITES, Bar, Setting
+from .runs import make_run, read_config
+from .suites import FAMILIES, STEP_SHAPES, SUITES, Bar, Setting
 
 GRADIENT_CROP = 320  # side of the part of the images on which gradients are compared
 
@@ -111,47 +106,15 @@ def step_shapes() -> list[tuple[int, int]]:
     return shapes
 
 
-def read_whole(path: str) -> Config:
-    """Read a config file, or one that mmdet or mmseg has installed: 'mmdet::NAME'.
-
-    Raises:
-        UserError: If it is not there.
-    """
-    package, _, name = path.rpartition('::')
-    if not package:
-        return cli.load_config(path)
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.origin:
-        raise UserError(f'{path}: {package} is not installed')
-    return cli.load_config(str(Path(spec.origin).parent / '.mim' / 'configs' / name))
-
-
-def make_steps(path: str, batch: int, shapes: list, dtype: str, device: str) -> tuple:
-    """Build the model of a config, and a function that trains it one step on every shape."""
-    cfg = read_whole(path)
-    cfg.model.pop('pretrained', None)
-    cfg.model.backbone.pop('init_cfg', None)
-    cfg.launcher = 'none'
-    cli.use_cpu(cfg)  # one process: BN in the place of SyncBN
-    if cfg.default_scope == 'mmseg':
-        cfg.model.data_preprocessor.size = shapes[0]
-    init_default_scope(cfg.default_scope)
-    model: Any = benchmark.make_deterministic(MODELS.build(cfg.model)).to(device)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    inputs = [drawn(cfg, shape, batch, STEP_OBJECTS) for shape in shapes]
-    enabled = dtype != 'fp32'
+def steps_of(path: str, shapes: list, batch: int, setting: Setting) -> Callable[[], None]:
+    """What takes a training step of a config on a batch of every shape."""
+    run = make_run(read_config(path, None, None), 'training', shapes, batch, setting)
 
     def steps() -> None:
-        for data in inputs:
-            optimizer.zero_grad(set_to_none=True)
-            prepared = model.data_preprocessor(deepcopy(data), True)
-            with torch.autocast(device, benchmark.DTYPES[dtype], enabled=enabled):
-                losses = model(**prepared, mode='loss')
-            model.parse_losses(losses)[0].backward()
-            optimizer.step()
+        for _ in shapes:
+            run.step()
 
-    return model, steps
+    return steps
 
 
 def measure(bar: Bar, setting: Setting) -> tuple[float, dict | None]:
@@ -162,7 +125,7 @@ def measure(bar: Bar, setting: Setting) -> tuple[float, dict | None]:
     if bar.quantity in ('step', 'steps'):
         shapes = step_shapes() if bar.quantity == 'steps' else [bar.size]
         passes = {
-            name: make_steps(name, bar.batch, shapes, bar.dtype, setting.device)[1]
+            name: steps_of(name, shapes, bar.batch, setting)
             for name in (bar.subject, str(bar.peer))
         }
         rounds = min(setting.rounds, 5)

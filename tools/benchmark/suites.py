@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 MODES = ('forward', 'training')  # training: forward and backward
-STEP_SHAPES, STEP_OBJECTS = 20, 8
+STEP_SHAPES = 20
 
 
 class Setting(NamedTuple):

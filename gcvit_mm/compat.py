@@ -41,6 +41,11 @@ def cpu_has_bfloat16() -> bool:
     return bool(ask())
 
 
+def cpu_has_fused(optimizer: Any) -> bool:
+    """Tell whether torch has an optimizer as one kernel on CPUs, by the name of its class."""
+    return optimizer in ('Adam', 'AdamW', 'SGD') and not torch_before('2.4')
+
+
 def keep_cudnn_attention_out() -> None:
     """Leave cuDNN's attention out of torch's choice of kernels, for the whole process.
 

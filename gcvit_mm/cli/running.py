@@ -8,6 +8,7 @@ from typing import Callable
 
 from ..messages import explain
 from ..processes import end_with_launcher, end_workers, leave_group, stop_restarts
+from .allocation import keep_memory
 
 LAST = 120  # seconds from an error to the end
 
@@ -20,6 +21,7 @@ def run_tool(main: Callable[[], None]) -> None:
     ``GCVIT_MM_TRACEBACK=1`` shows where an error comes from in any case.
     """
     end_with_launcher()
+    keep_memory()
     logging.raiseExceptions = False  # a full disk is one line, not one for every line of the log
     try:
         main()

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..datacheck.datasets import SCOPES
 from ..planning.complexity import count_parameters
+from .allocation import keep_memory
 from .tables import Evaluation
 
 # What only the log file keeps: the machine, the config, the hooks, the rate of each parameter,
@@ -177,6 +178,7 @@ def device(processes: int) -> str:
     else:
         threads = torch.get_num_threads()
         name = f'CPU, {threads} thread{"s" if threads > 1 else ""}'
+        name += ', freed memory is kept' if keep_memory() else ''
     return f'{processes} x {name}' if processes > 1 else name
 
 

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 
 from gcvit_mm import GCViT, UserError, cli
+from gcvit_mm.compat import torch_before
 from support.gcvit_reference import nvlabs_classifier_state
 from support.running import CLS, DET, FOLDERS, ROOT, one_line_error, run
 
@@ -114,6 +115,30 @@ def test_use_cpu_replaces_what_needs_a_gpu():
     assert 'SyncBN' not in cfg.pretty_text
     assert cfg.env_cfg.dist_cfg.backend == 'gloo'
     assert cfg.model_wrapper_cfg.device_ids is None
+
+
+def test_use_cpu_takes_one_kernel_for_the_optimizer():
+    """Where torch has one, and nothing else was chosen; a step is the same but for rounding."""
+    for name in ('AdamW', 'SGD', 'Adagrad'):
+        cfg = Config(dict(launcher='none', optim_wrapper=dict(optimizer=dict(type=name, lr=0.1))))
+        cli.use_cpu(cfg)
+        fused = name != 'Adagrad' and not torch_before('2.4')
+        assert cfg.optim_wrapper.optimizer.get('fused', False) is fused
+    for chosen in (dict(fused=False), dict(foreach=True)):
+        optimizer = dict(type='Adam', **chosen)
+        cfg = Config(dict(launcher='none', optim_wrapper=dict(optimizer=optimizer)))
+        cli.use_cpu(cfg)
+        assert cfg.optim_wrapper.optimizer == dict(type='Adam', **chosen)
+    start, moved = torch.randn(50, 7), []
+    for fused in (False, not torch_before('2.4')):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=fused)
+        for _ in range(3):
+            optimizer.zero_grad()
+            parameter.square().sum().backward()
+            optimizer.step()
+        moved.append(parameter.detach())
+    torch.testing.assert_close(*moved)
 
 
 def test_data_root_moves_every_path():

@@ -4,14 +4,18 @@ Runs are interleaved and the fastest of each counts, so that another program on 
 both alike. 'mmcv' is its compiled operator, or what runs in its place on a CPU where it has none.
 """
 
-import copy
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
+
+from gcvit_mm import cli
+
+from .runs import OBJECTS, make_run, read_config
+from .suites import Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -145,33 +149,24 @@ def on_torch() -> Iterator[List[Any]]:
         yield ['deformable attention', size, *runs, "mmcv's plain torch"]
 
 
-# Configs whose training steps are timed: images, height, width, objects in each.
-STEPS = {'mask_gcvit_xxt_shapes': (4, 160, 160, 5), 'mask_gcvit_t_1x': (2, 480, 640, 7)}
+# Whole models that are timed: config and mode; images, height, width.
+WHOLE = {
+    ('mask_gcvit_xxt_shapes', 'training'): (4, 160, 160),
+    ('mask_gcvit_t_1x', 'training'): (2, 480, 640),
+    ('mask_gcvit_t_1x', 'forward'): (1, 800, 1280),
+}
 
 
-def training_step(name: str, batch: int, height: int, width: int, objects: int) -> Case:
-    """A training step of a detector from data to optimizer, on drawn images."""
-    from mmdet.testing import demo_mm_inputs
-    from mmengine.config import Config
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.optim import build_optim_wrapper
-    from mmengine.registry import MODELS, init_default_scope
-
-    init_default_scope('mmdet')
-    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
-    cfg.model.backbone.init_cfg = None
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
-    model.init_weights()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    classes = len(model.roi_head.bbox_head.fc_cls.weight) - 1
-    data = demo_mm_inputs(
-        batch, [[3, height, width]] * batch, num_items=[objects] * batch, num_classes=classes,
-        with_mask=True,
-    )  # fmt: skip
+def whole(name: str, mode: str, batch: int, size: Tuple[int, int]) -> Case:
+    """A training step or an evaluation of a detector, as the tools run it, on drawn images."""
+    cfg = read_config(str(ROOT / f'configs/{name}.py'), None, None)
+    cfg.launcher = 'none'
+    cli.use_cpu(cfg)
+    found = make_run(cfg, mode, [size], batch, Setting())
 
     def run() -> None:
         torch.manual_seed(0)  # the same boxes are drawn
-        model.train_step(copy.deepcopy(data), wrapper)
+        found.step()
 
     return run
 
@@ -213,13 +208,14 @@ def measure_ops(repeats: int = 5, only: str = '') -> Iterator[Row]:
                 runs['theirs'] = switched(module, Extension(compiled, 'compiled'), run)
             found = fastest(runs, repeats)
             yield Row(operator, size, found['ours'], found.get('theirs'), "mmcv's compiled")
-    for config, size in STEPS.items():
-        if compiled is not None and only in f'step of {config}':
-            run = training_step(config, *size)
+    for (config, mode), (batch, height, width) in WHOLE.items():
+        title = f'{"step" if mode == "training" else "evaluation"} of {config}'
+        if compiled is not None and only in title:
+            run = whole(config, mode, batch, (height, width))
             extensions = dict(ours=ours, theirs=Extension(compiled, 'compiled'))
             found = fastest({k: switched('', e, run) for k, e in extensions.items()}, repeats)
-            said = '{}x3x{}x{}, {} objects each'.format(*size)
-            yield Row(f'step of {config}', said, found['ours'], found['theirs'], "mmcv's compiled")
+            said = f'{batch}x3x{height}x{width}, {OBJECTS} objects each'
+            yield Row(title, said, found['ours'], found['theirs'], "mmcv's compiled")
     for operator, size, mine, theirs, name in on_torch():
         if only in operator:
             found = fastest(dict(ours=mine, theirs=theirs), repeats)

@@ -1,7 +1,9 @@
 """What check-data asks of annotations in COCO format."""
 
 import collections
+import contextlib
 import json
+import math
 import os.path as osp
 from typing import Any, Dict, List, Tuple
 
@@ -215,6 +217,15 @@ def is_image(row: dict) -> bool:
     return numbers and isinstance(row.get('file_name'), str)
 
 
+def are_numbers(values: list) -> bool:
+    """Whether all are: at once where none of them can be something else."""
+    if set(map(type, values)) <= {int, float}:
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(sum(values)):  # it would not be with one that is not
+                return True
+    return all(map(is_number, values))
+
+
 def mask_flaw(segmentation: Any, width: int, height: int) -> str:
     """What is wrong with a segmentation, if anything. pycocotools asks for none of it, and crashes.
 
@@ -237,7 +248,7 @@ def mask_flaw(segmentation: Any, width: int, height: int) -> str:
         return f'annotations {NO_MASK}'
     if not all(len(ring) >= 6 and len(ring) % 2 == 0 for ring in rings):
         return f'annotations {NO_MASK}'
-    if not all(is_number(value) for ring in rings for value in ring):
+    if not all(map(are_numbers, rings)):
         return f'annotations {NO_MASK}'
     if any(max(map(abs, ring)) > FAR for ring in rings):
         return f'annotations with corners of polygons more than {FAR} pixels away'

@@ -24,31 +24,32 @@ class RecomputedAttention(torch.autograd.Function):
         # detached: torch leaves its fused kernel where a mask needs a gradient
         mask = bias.detach().expand(q.shape[0], -1, -1, -1)
         out = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
-        ctx.save_for_backward(q, k, v, bias, out)
+        ctx.save_for_backward(q, k, v, bias)
         ctx.scale = scale
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:  # type: ignore[override]
-        """Gradients of queries, keys, values and bias."""
-        q, k, v, bias, out = ctx.saved_tensors
+        """Gradients of queries, keys, values and bias, whose sum is in float32 at least."""
+        q, k, v, bias = ctx.saved_tensors
+        (_, heads, n, d), m = q.shape, k.shape[2]
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         wide = torch.promote_types(q.dtype, torch.float32)
         dbias = torch.zeros_like(bias, dtype=wide)
         rows = max(1, CHUNK // bias.numel())
         for i in range(0, q.shape[0], rows):
             part = slice(i, i + rows)
-            weights = torch.matmul(q[part] * ctx.scale, k[part].transpose(-2, -1))
-            weights = weights.add_(bias).softmax(-1, dtype=wide)
-            dv[part] = torch.matmul(weights.transpose(-2, -1).to(q.dtype), grad[part])
-            # softmax: dlogits = weights * (dweights - sum(weights * dweights)), and that sum is
-            # also the one of grad * out
-            inner = (grad[part].to(wide) * out[part].to(wide)).sum(-1, keepdim=True)
-            dlogits = torch.matmul(grad[part], v[part].transpose(-2, -1)).to(wide)
-            dlogits = dlogits.sub_(inner).mul_(weights)
-            dbias += dlogits.sum(0, keepdim=True)
-            dlogits = dlogits.to(q.dtype)
-            dq[part] = torch.matmul(dlogits, k[part]).mul_(ctx.scale)
-            dk[part] = torch.matmul(dlogits.transpose(-2, -1), q[part]).mul_(ctx.scale)
+            # (windows * heads, N or M, d) each, copied once
+            qs, ks, vs, grads = (x[part].reshape(-1, x.shape[2], d) for x in (q, k, v, grad))
+            qs = qs * ctx.scale
+            logits = torch.bmm(qs, ks.transpose(1, 2)).view(-1, heads, n, m).add_(bias)
+            weights = logits.softmax(-1).view(-1, n, m)
+            dv[part] = torch.bmm(weights.transpose(1, 2), grads).view(-1, heads, m, d)
+            dweights = torch.bmm(grads, vs.transpose(1, 2))
+            # weights * (dweights - sum(weights * dweights)), in one pass
+            dlogits = torch.ops.aten._softmax_backward_data(dweights, weights, -1, q.dtype)
+            dbias += dlogits.view(-1, heads, n, m).sum(0, keepdim=True, dtype=wide)
+            dq[part] = torch.bmm(dlogits, ks).mul_(ctx.scale).view(-1, heads, n, d)
+            dk[part] = torch.bmm(dlogits.transpose(1, 2), qs).view(-1, heads, m, d)
         return dq, dk, dv, dbias.to(bias.dtype), None

@@ -12,8 +12,6 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 import torch
 from torch import Tensor
 
-from gcvit_mm import cli
-
 from .runs import OBJECTS, make_run, read_config
 from .suites import Setting
 
@@ -160,8 +158,6 @@ WHOLE = {
 def whole(name: str, mode: str, batch: int, size: Tuple[int, int]) -> Case:
     """A training step or an evaluation of a detector, as the tools run it, on drawn images."""
     cfg = read_config(str(ROOT / f'configs/{name}.py'), None, None)
-    cfg.launcher = 'none'
-    cli.use_cpu(cfg)
     found = make_run(cfg, mode, [size], batch, Setting())
 
     def run() -> None:

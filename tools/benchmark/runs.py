@@ -188,6 +188,10 @@ def make_run(cfg: Config, mode: str, sizes: list | None, batch: int, setting: Se
         setting: Device and precision.
     """
     torch.manual_seed(0)
+    if setting.device == 'cpu':
+        cfg = deepcopy(cfg)
+        cfg.launcher = 'none'
+        cli.use_cpu(cfg)  # as the tools do
     with quiet():
         model = build_model(cfg).to(setting.device)
         if sizes is None:

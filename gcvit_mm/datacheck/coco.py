@@ -7,8 +7,6 @@ import math
 import os.path as osp
 from typing import Any, Dict, List, Tuple
 
-import numpy as np
-
 from .datasets import dicts_inside
 from .foreign.recognise import hint
 from .report import Report, report_missing, some
@@ -202,7 +200,10 @@ def box_flaw(box: List[float], area: float, width: int, height: int) -> str:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # of hundreds of digits
+        return False
 
 
 def is_listed(key: Any, known: Any) -> bool:

@@ -114,6 +114,7 @@ TORCH = {
     '_scaled_dot_product_efficient_attention',
     '_schema',
     '_shape_as_tensor',
+    '_softmax_backward_data',
     '_unique2',
     '_BatchNorm',
     '_deform_conv2d_backward',

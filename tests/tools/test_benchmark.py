@@ -460,7 +460,7 @@ def test_comparison(tmp_path, capsys):
 def test_recomputation_needs_less_memory(tmp_path):
     """What with_cp is for, by the tool's own account."""
     spec = "GCViT(arch='xxtiny', with_cp=True)"
-    argv = (spec, '--against', "GCViT(arch='xxtiny')", '--size', 128, 128, '--mode', 'training')
+    argv = (spec, '--against', "GCViT(arch='xxtiny')", '--size', 192, 192, '--mode', 'training')
     row = run(tmp_path, *argv)['comparisons'][0]['rows']["GCViT(arch='xxtiny')"]
     assert row['memory_ratio'] < 0.9
 

@@ -120,11 +120,11 @@ def train(
         cfg.pop(f'val_{part}', None)
         cfg.pop(f'test_{part}', None)
     cfg.default_hooks.checkpoint.interval = NEVER
-    cfg.visualizer.vis_backends = None
     cfg.update(log_level='ERROR', load_from=None, resume=False, launcher='none')
     found: dict[str, list[float]] = dict(step=[], hooks=[])
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
+        cfg.visualizer.update(vis_backends=None, name=folder)  # of its own, not of an earlier run
         runner = build(cfg)
         call, now = runner.call_hook, dict(start=0.0, hooks=0.0)
 

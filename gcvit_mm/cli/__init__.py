@@ -8,7 +8,7 @@ from .arguments import (
     add_run_arguments,
 )
 from .config import load_config, replace_data_root
-from .devices import check_devices, predict_in_bfloat16, use_amp, use_cpu
+from .devices import amp_settings, check_devices, predict_in_bfloat16, use_amp, use_cpu
 from .exported import (
     check_engine,
     check_exported,

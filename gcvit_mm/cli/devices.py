@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from typing import Any
+from typing import Any, Dict
 
 import torch
 from mmengine.config import Config
@@ -71,15 +71,26 @@ def use_amp(cfg: Config, dtype: str) -> None:
     """
     for key in ('dtype', 'loss_scale', 'use_fsdp'):
         cfg.optim_wrapper.pop(key, None)
-    if get_device() == 'cpu':
+    device = get_device()
+    if device == 'cpu':
         if dtype != 'bfloat16':
             raise UserError(f'--amp {dtype} needs a GPU: give --amp, which computes in bfloat16')
         check_cpu_bfloat16()
-        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
-        return
+    cfg.optim_wrapper.update(amp_settings(dtype, device))
+
+
+def amp_settings(dtype: str, device: str) -> Dict[str, Any]:
+    """Settings of the wrapper of an optimizer that trains in mixed precision.
+
+    Args:
+        dtype: 'bfloat16' or, on a GPU, 'float16'.
+        device: 'cpu' or 'cuda'.
+    """
+    if device == 'cpu':
+        return dict(type='CPUAmpOptimWrapper')
     # bfloat16 reaches as far as float32 and needs no scale
-    scale = 'dynamic' if dtype == 'float16' else dict(enabled=False)
-    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype, loss_scale=scale)
+    scale: Any = 'dynamic' if dtype == 'float16' else dict(enabled=False)
+    return dict(type='AmpOptimWrapper', dtype=dtype, loss_scale=scale)
 
 
 def predict_in_bfloat16(model: Any, device: str) -> None:

@@ -1,15 +1,22 @@
 """``plan --measure``: how long a run takes on this machine."""
 
 import copy
+import itertools
 import os.path as osp
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
+import cv2
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 
-from ..datacheck.datasets import find_datasets
-from ..planning.predict import Load
+from ..datacheck.datasets import dicts_inside, find_datasets
+from ..planning.predict import Load, drawn
+from ..planning.timing import Timed, pace, schedule, timed
 from .devices import use_amp, use_cpu
 from .terminal import device, import_quietly
 
@@ -29,8 +36,6 @@ def measure(cfg: Config, load: Load, steps: int, processes: int) -> Dict[str, An
     Raises:
         UserError: If this machine does not have the mixed precision of the config.
     """
-    from ..planning.timing import measure_test, measure_training, pace, schedule
-
     cfg, on = copy.deepcopy(cfg), get_device()
     cfg.launcher = 'none'
     mixed = cfg.optim_wrapper.get('type') == 'AmpOptimWrapper'
@@ -41,8 +46,26 @@ def measure(cfg: Config, load: Load, steps: int, processes: int) -> Dict[str, An
     torch.backends.cudnn.benchmark = bool((cfg.get('env_cfg') or {}).get('cudnn_benchmark'))
     import_quietly(cfg)
     data = at_hand(cfg)
-    training = measure_training(cfg, load, steps, on, data)
-    test = measure_test(cfg, load, steps, on, data)
+    model = new_model(cfg).to(on)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+
+    def batches(key: str, size: Tuple[int, int], count: int) -> Tuple[Iterator[Any], int]:
+        if data:
+            return read_batches(cfg, key)
+        return map(copy.deepcopy, itertools.repeat(drawn(cfg, size, count, load.objects))), 0
+
+    def train(batch: Any) -> None:
+        model.train_step(batch, wrapper)
+
+    model.train()
+    found, pictures = batches('train_dataloader', load.train, load.batch)
+    training = timed(train, found, steps, on, pictures)
+    test = Timed([0.0, 0.0], [], 0)  # of a training without evaluation
+    if cfg.get('val_dataloader'):
+        model.eval()
+        found, pictures = batches('val_dataloader', load.test, load.test_batch)
+        with torch.no_grad():
+            test = timed(model.test_step, found, steps, on, pictures)
     workers = cfg.train_dataloader.get('num_workers', 0)
     trained = pace(training, workers)
     return dict(
@@ -56,6 +79,37 @@ def measure(cfg: Config, load: Load, steps: int, processes: int) -> Dict[str, An
         workers_needed=trained.workers,
         **schedule(cfg, load, training, test, processes),
     )
+
+
+def new_model(cfg: Config) -> Any:
+    """Build the model of a config for one process, with new weights, whatever it starts from."""
+    settings = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):  # as mmengine's runner
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
+    for node in dicts_inside(settings):
+        node.pop('pretrained', None)
+        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
+            node.pop('init_cfg')
+    init_default_scope(cfg.default_scope)
+    model = revert_sync_batchnorm(MODELS.build(settings))
+    model.init_weights()
+    return model
+
+
+def read_batches(cfg: Config, key: str, **changes: Any) -> Tuple[Iterator[Any], int]:
+    """Batches without end that this process reads, and the pictures of the data set.
+
+    Args:
+        cfg: A config.
+        key: Of the data loader.
+        changes: To its settings.
+    """
+    settings = dict(copy.deepcopy(cfg[key]), num_workers=0, persistent_workers=False, **changes)
+    for name in ('prefetch_factor', 'timeout', 'multiprocessing_context'):
+        settings.pop(name, None)
+    cv2.setNumThreads(0)  # as workers do
+    loader = Runner.build_dataloader(settings, seed=0)
+    return itertools.chain.from_iterable(itertools.repeat(loader)), len(loader.dataset)
 
 
 def at_hand(cfg: Config) -> bool:
@@ -83,7 +137,7 @@ def in_words(found: Dict[str, Any], load: Dict[str, Any], processes: int) -> Lis
         epoch='an epoch takes', evaluation='an evaluation at least', whole='the whole schedule'
     )
     parts = [f'{words} {span(found[key])}' for key, words in known.items() if found[key]]
-    if not found['evaluation']:
+    if found['evaluations'] and not found['evaluation']:
         parts.append('evaluations are not counted: how many pictures they have is not known')
     if processes > 1:
         parts.append(f'with {processes} processes, and without what they wait for each other')

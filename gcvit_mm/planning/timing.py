@@ -1,20 +1,14 @@
-"""How long a run takes: a few of its steps on the machine at hand, and arithmetic."""
+"""How long a run takes: a few of its steps that are timed, and arithmetic."""
 
-import copy
-import itertools
 import math
 import statistics
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-import cv2
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
 
-from .predict import Load, drawn
+from .predict import Load
 
 
 class Timed(NamedTuple):
@@ -47,70 +41,19 @@ class Pace(NamedTuple):
     workers: Optional[int]
 
 
-def measure_training(cfg: Config, load: Load, steps: int, device: str, data: bool) -> Timed:
-    """Run steps of a training, with random weights: forward, backward, optimizer.
-
-    The first one warms up and does not count.
+def timed(
+    compute: Callable[[Any], Any], batches: Iterator[Any], steps: int, device: str, pictures: int
+) -> Timed:
+    """Time a function on batches; the first one warms up and does not count.
 
     Args:
-        cfg: A config, fitted to the device.
-        load: Size and number of the pictures that are drawn.
-        steps: Steps that count, at least 2.
+        compute: Takes a batch.
+        batches: Batches without end.
+        steps: Batches that count, at least 2.
         device: 'cpu' or 'cuda'.
-        data: Take pictures of the data set, through its pipeline; else draw them.
+        pictures: Of the data set; 0 where batches are drawn, which is no loading.
     """
-    model = build_model(cfg, device).train()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    batches, pictures = batches_of(cfg, 'train_dataloader', load, data)
-
-    def compute(batch: Any) -> None:
-        model.train_step(batch, wrapper)
-
-    return timed(compute, batches, steps, device, data)._replace(pictures=pictures)
-
-
-def measure_test(cfg: Config, load: Load, steps: int, device: str, data: bool) -> Timed:
-    """Run batches of an evaluation, as :func:`measure_training` does steps.
-
-    Random weights find few objects or none: those of a trained model take time on top.
-    """
-    model = build_model(cfg, device).eval()
-    batches, pictures = batches_of(cfg, 'val_dataloader', load, data)
-    with torch.no_grad():
-        found = timed(model.test_step, batches, steps, device, data)
-    return found._replace(pictures=pictures)
-
-
-def build_model(cfg: Config, device: str) -> Any:
-    """Build the model of a config with random weights."""
-    cfg = copy.deepcopy(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    if cfg.get('data_preprocessor'):  # as mmengine's runner
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    cfg.model.backbone.pop('init_cfg', None)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    return model.to(device)
-
-
-def batches_of(cfg: Config, key: str, load: Load, data: bool) -> Tuple[Iterator[Any], int]:
-    """Batches without end that this process loads or draws, and the pictures of the data set."""
-    if not data:
-        training = key == 'train_dataloader'
-        size, count = (load.train, load.batch) if training else (load.test, load.test_batch)
-        batch = drawn(cfg, size, count, load.objects)
-        return (copy.deepcopy(batch) for _ in itertools.count()), 0
-    cv2.setNumThreads(0)  # as workers do
-    settings = dict(copy.deepcopy(cfg[key]), num_workers=0, persistent_workers=False)
-    for name in ('prefetch_factor', 'timeout', 'multiprocessing_context'):
-        settings.pop(name, None)
-    loader = Runner.build_dataloader(settings, seed=0)
-    return itertools.chain.from_iterable(itertools.repeat(loader)), len(loader.dataset)
-
-
-def timed(compute: Any, batches: Iterator[Any], steps: int, device: str, data: bool) -> Timed:
-    """Time a function on batches; the first one does not count."""
-    found = Timed([], [], 0)
+    found = Timed([], [], pictures)
     for _ in range(steps + 1):
         start = time.perf_counter()
         batch = next(batches)
@@ -120,7 +63,7 @@ def timed(compute: Any, batches: Iterator[Any], steps: int, device: str, data: b
             torch.cuda.synchronize()
         found.computing.append(time.perf_counter() - loaded)
         found.loading.append(loaded - start)
-    return Timed(found.computing[1:], found.loading[1:] if data else [], 0)
+    return Timed(found.computing[1:], found.loading[1:] if pictures else [], pictures)
 
 
 def pace(found: Timed, workers: int) -> Pace:

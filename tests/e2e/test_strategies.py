@@ -40,26 +40,25 @@ def test_a_config_with_a_strategy_evaluates(shapes, tmp_path):
     assert re.search(r'accuracy/top1: \d', output)
 
 
-def train(fragment, *words, processes=2):
-    """Two processes, two steps; what they printed."""
+def torchrun(script, *words, processes=2):
+    """Two processes of a script by torchrun; its status, and what they printed."""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command += [
-        '--nproc_per_node',
-        str(processes),
-        str(ROOT / 'tests/support/strategy_run.py'),
-        fragment,
-    ]
+    command += ['--nproc_per_node', processes, ROOT / script, *words]
     paths = [TESTS, os.environ.get('PYTHONPATH', '')]
-    env = dict(ENV, PYTHONPATH=os.pathsep.join(filter(None, paths)), DS_ACCELERATOR='cpu')
     done = subprocess.run(
-        [*command, *map(str, words)],
-        env=env,
+        list(map(str, command)),
+        env=dict(ENV, PYTHONPATH=os.pathsep.join(filter(None, paths)), DS_ACCELERATOR='cpu'),
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     return done.returncode, done.stdout
+
+
+def train(*words, **options):
+    """Two steps."""
+    return torchrun('tests/support/strategy_run.py', *words, **options)
 
 
 def one_process(folder):
@@ -137,14 +136,10 @@ def test_sharded_training_resumes(fragment, said, precision, shapes, tmp_path):
     ]
 
     def train_sharded(*words):
-        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-        command += ['--nproc_per_node', '2', ROOT / 'tools/train.py', config, '--launcher']
-        command += ['pytorch', '--work-dir', tmp_path / 'run', *data, *words]
-        env = dict(ENV, DS_ACCELERATOR='cpu')
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        done = subprocess.run(list(map(str, command)), env=env, cwd=ROOT, **pipes)
-        assert done.returncode == 0, done.stdout[-4000:]
-        return done.stdout
+        words = [config, '--launcher', 'pytorch', '--work-dir', tmp_path / 'run', *data, *words]
+        status, output = torchrun('tools/train.py', *words)
+        assert status == 0, output[-4000:]
+        return output
 
     model, start = one_process(tmp_path)
     output = train_sharded('--cfg-options', *options, f'load_from={tmp_path}/single.pth')

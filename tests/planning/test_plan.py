@@ -20,6 +20,7 @@ from gcvit_mm.planning.predict import Prediction, build
 from gcvit_mm.planning.shadow import Shadow, numbers
 from gcvit_mm.planning.step import follow_parts, give_memory, prime, train_step
 from gcvit_mm.planning.tracking import Tracker
+from support.classifier import MODEL
 
 
 class Model(BaseModel):
@@ -164,30 +165,16 @@ def test_cards():
             find_card(wrong)
 
 
-CLASSIFIER = """
-default_scope = 'mmpretrain'
-custom_imports = dict(imports=['gcvit_mm'], allow_failed_imports=False)
-data_preprocessor = dict(num_classes=3, mean=[0.0] * 3, std=[1.0] * 3)
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='GCViT',
-        arch=dict(
-            embed_dims=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), mlp_ratio=2.0,
-            layer_scale=None, window_size=(3, 3, 3, 3), drop_path_rate=0.0,
-        ),
-    ),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead', num_classes=3, in_channels=128, loss=dict(type='CrossEntropyLoss')
-    ),
-)
+CLASSIFIER = (
+    MODEL
+    + """
 dataset = dict(type='ImageNet', pipeline=[dict(type='RandomResizedCrop', scale=64)])
 train_dataloader = dict(batch_size=2, dataset=dataset)
 val_dataloader = dict(batch_size=8, dataset=dataset)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 train_cfg = dict(max_iters=1000)
 """
+)
 
 
 def test_command(tmp_path, capsys, monkeypatch):

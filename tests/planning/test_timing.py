@@ -88,3 +88,13 @@ def test_drawn_pictures(tmp_path, capsys):
     with pytest.raises(SystemExit):
         plan.main([str(config), '--measure', '1'])
     assert 'at least 2 steps' in capsys.readouterr().err
+
+
+def test_without_evaluation(tmp_path, capsys):
+    pytest.importorskip('mmpretrain')
+    config = write_classifier(tmp_path / 'c.py')
+    config.write_text(config.read_text() + 'val_dataloader = val_cfg = None\n')
+    found = planned(capsys, config, '--measure', '2')
+    assert found['evaluations'] == 0 and found['evaluation'] is None
+    plan.main([str(config), '--measure', '2', '--size', '64', '64'])
+    assert 'evaluation' not in capsys.readouterr().out.partition('measured on')[2]

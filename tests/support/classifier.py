@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-CLASSIFIER = """
+MODEL = """
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['gcvit_mm'], allow_failed_imports=False)
 data_preprocessor = dict(num_classes=2, mean=[0.0] * 3, std=[1.0] * 3)
@@ -22,6 +22,8 @@ model = dict(
         type='LinearClsHead', num_classes=2, in_channels=128, loss=dict(type='CrossEntropyLoss')
     ),
 )
+"""
+DATA = """
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=64),
@@ -49,7 +51,7 @@ def write_classifier(path, root='not_there'):
         path: Where to write it.
         root: Folder of the images.
     """
-    path.write_text(CLASSIFIER.replace('DATA', str(root)))
+    path.write_text(MODEL + DATA.replace('DATA', str(root)))
     return path
 
 

@@ -11,6 +11,7 @@ from benchmark.suites import Setting
 from mmengine.config import Config
 
 from gcvit_mm import UserError
+from gcvit_mm.cli.measuring import new_model
 from gcvit_mm.planning.complexity import build_on_meta, count_macs
 from support import running
 from support.running import ROOT, one_line_error
@@ -215,7 +216,7 @@ def test_models_of_libraries():
     """Read by name, and built without the weights that they name."""
     cfg = runs.read_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', None, None)
     assert cfg.model.backbone.init_cfg.type == 'Pretrained'
-    model = runs.build_model(cfg)
+    model = new_model(cfg)
     assert model.backbone.init_cfg is None or 'Pretrained' not in str(model.backbone.init_cfg)
     assert cfg.model.backbone.init_cfg.type == 'Pretrained'  # of the config nothing is gone
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import importlib.util
 import time
 from copy import deepcopy
-from itertools import chain, cycle, repeat
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcvit_mm import UserError, cli
-from gcvit_mm.datacheck.datasets import SCOPES, dicts_inside
+from gcvit_mm.cli.measuring import new_model, read_batches
+from gcvit_mm.datacheck.datasets import SCOPES
 from gcvit_mm.datacheck.folders import check_data
 from gcvit_mm.messages import quiet
 from gcvit_mm.planning.complexity import products_of_samples
@@ -155,28 +153,6 @@ def read_config(path: str, cfg_options: dict | None, data_root: str | None) -> C
     return cfg
 
 
-def build_model(cfg: Config) -> Any:
-    """Build the model of a config for one process, with new weights."""
-    settings = deepcopy(cfg.model)
-    if cfg.get('data_preprocessor'):  # as mmengine's runner
-        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
-    for node in dicts_inside(settings):
-        node.pop('pretrained', None)
-        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
-            node.pop('init_cfg')
-    init_default_scope(cfg.default_scope)
-    model = revert_sync_batchnorm(MODELS.build(settings))
-    model.init_weights()
-    return model
-
-
-def read_batches(cfg: Config, loader: str, batch: int) -> Iterator[Any]:
-    """Real batches without end, read in this process."""
-    settings = dict(cfg[loader], batch_size=batch, num_workers=0, persistent_workers=False)
-    settings.pop('prefetch_factor', None)
-    return chain.from_iterable(repeat(Runner.build_dataloader(settings, seed=0)))
-
-
 def make_run(cfg: Config, mode: str, sizes: list | None, batch: int, setting: Setting) -> Run:
     """Build what takes the steps of a config; of training ones the rate of learning is 0.
 
@@ -193,15 +169,17 @@ def make_run(cfg: Config, mode: str, sizes: list | None, batch: int, setting: Se
         cfg.launcher = 'none'
         cli.use_cpu(cfg)  # as the tools do
     with quiet():
-        model = build_model(cfg).to(setting.device)
+        model = new_model(cfg).to(setting.device)
         if sizes is None:
-            batches = read_batches(cfg, LOADERS[mode], batch)
+            batches, _ = read_batches(cfg, LOADERS[mode], batch_size=batch)
         else:
             batches = cycle([drawn(cfg, size, batch, OBJECTS) for size in sizes])
     reads, device = sizes is None, setting.device
+    dtype = None if setting.dtype == 'fp32' else benchmark.DTYPES[setting.dtype]
     if mode == 'training':
         model.train()
-        wrapper = build_wrapper(cfg.optim_wrapper, model, **precision(setting.dtype, device))
+        mixed = {} if dtype is None else cli.amp_settings(str(dtype).split('.')[-1], device)
+        wrapper = build_wrapper(cfg.optim_wrapper, model, **mixed)
         for group in wrapper.optimizer.param_groups:
             group['lr'] = 0.0  # all steps compute the same
 
@@ -210,7 +188,6 @@ def make_run(cfg: Config, mode: str, sizes: list | None, batch: int, setting: Se
 
         return Run(model, train, batches, reads, device, wrapper)
     model.eval()
-    dtype = None if setting.dtype == 'fp32' else benchmark.DTYPES[setting.dtype]
 
     def evaluate(data: Any) -> Any:
         with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype is not None):
@@ -218,17 +195,6 @@ def make_run(cfg: Config, mode: str, sizes: list | None, batch: int, setting: Se
 
     let_objects_pass(model, lambda: evaluate(next(batches)))
     return Run(model, evaluate, batches, reads, device)
-
-
-def precision(dtype: str, device: str) -> dict:
-    """Settings of the wrapper of an optimizer for a key of ``DTYPES``."""
-    if dtype == 'fp32':
-        return {}
-    if device == 'cpu':
-        return dict(type='CPUAmpOptimWrapper')
-    # bfloat16 reaches as far as float32 and needs no scale
-    scale: Any = 'dynamic' if dtype == 'fp16' else dict(enabled=False)
-    return dict(type='AmpOptimWrapper', dtype=benchmark.DTYPES[dtype], loss_scale=scale)
 
 
 def let_objects_pass(model: Any, evaluate: Callable[[], Any]) -> None:

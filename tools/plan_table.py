@@ -54,8 +54,10 @@ def cases() -> Iterator[Dict[str, Any]]:
     for large, cp, dtype in first + [way for way in ways if way not in first]:
         for name, sizes in CASES.items():
             yield dict(config=name, size=list(sizes[large]), with_cp=cp, dtype=dtype, mode='train')
-    for name, sizes in CASES.items():
-        yield dict(config=name, size=list(sizes[0]), with_cp=False, dtype='float32', mode='test')
+    for large, (name, sizes) in itertools.product((0, 1), CASES.items()):
+        yield dict(
+            config=name, size=list(sizes[large]), with_cp=False, dtype='float32', mode='test'
+        )
 
 
 def read(case: Dict[str, Any]) -> Config:
@@ -68,6 +70,9 @@ def read(case: Dict[str, Any]) -> Config:
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = tuple(case['size'])
         cfg.model.data_preprocessor.test_cfg = None
+    rcnn = case['mode'] == 'test' and (cfg.model.get('test_cfg') or {}).get('rcnn')
+    if rcnn:  # weights are drawn: as many boxes are found as can be
+        rcnn.score_thr = 0.0
     if case['dtype'] != 'float32':
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=case['dtype'])
     return cfg
@@ -78,11 +83,10 @@ def measure(cfg: Config, load: Load, training: bool) -> int:
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)
     model: Any = build(cfg).to_empty(device=device)
-    for x in (*model.parameters(), *model.buffers()):
-        if x.is_floating_point():
-            torch.nn.init.trunc_normal_(x.data, std=0.02)
-        else:
-            x.data.zero_()
+    for parameter in model.parameters():
+        torch.nn.init.trunc_normal_(parameter.data, std=0.02)
+    for x in model.buffers():  # variances among them
+        x.fill_(1 if x.is_floating_point() else 0)
     model.train(training)
     kept: List[torch.Tensor] = [*model.parameters(), *model.buffers()]
     wrapper: Any = None

@@ -29,7 +29,7 @@ class BackboneArgs(TypedDict, total=False):
     drop_rate: float
     drop_path_rate: Optional[float]
     frozen_stages: int
-    with_cp: bool
+    with_cp: Union[bool, Sequence[int]]
     compile: Union[bool, dict]
     norm_cfg: Optional[dict]
     init_cfg: InitCfg
@@ -53,7 +53,8 @@ class BaseBackbone(BaseModule):
             first one. Default: that of the arch, published for classification.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages
             together with their output norms: parameters, mode and statistics.
-        with_cp: Recompute every block in the backward pass to save memory.
+        with_cp: Recompute blocks in the backward pass to save memory: ``True`` those of all
+            stages, or some stages, as ``(0, 1)``. The first ones hold most.
         compile: Run the backbone through ``torch.compile``: ``True`` for sizes that change from
             batch to batch (``compile_defaults``), or a dict of its arguments. The first passes take
             minutes. Names of weights stay, copies (as EMA makes them) run eagerly. Needs torch 2.2.
@@ -87,7 +88,7 @@ class BaseBackbone(BaseModule):
         drop_rate: float = 0.0,
         drop_path_rate: Optional[float] = None,
         frozen_stages: int = -1,
-        with_cp: bool = False,
+        with_cp: Union[bool, Sequence[int]] = False,
         compile: Union[bool, dict] = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: InitCfg = None,
@@ -115,6 +116,7 @@ class BaseBackbone(BaseModule):
             drop_path_rate = self.arch_settings['drop_path_rate']
         self.drop_path_rate: float = drop_path_rate
         self.with_cp = with_cp
+        self.recomputed = self._resolve_with_cp(with_cp)
         self.norm_cfg = norm_cfg or self.default_norm
         if compile is not False:
             if torch_before('2.2'):
@@ -174,6 +176,21 @@ class BaseBackbone(BaseModule):
                 f'(negative ones count from the end), got {tuple(out_indices)}'
             )
         return tuple(indices)
+
+    def _resolve_with_cp(self, with_cp: Union[bool, Sequence[int]]) -> Tuple[bool, ...]:
+        """Whether the blocks of each stage that is built are recomputed."""
+        n = self.num_built_stages
+        if with_cp in (True, False):
+            return (bool(with_cp),) * n
+        known = isinstance(with_cp, (list, tuple)) and all(
+            type(i) is int and 0 <= i < n for i in with_cp
+        )
+        if not known:
+            raise ValueError(
+                f'with_cp must be True, False or some of the stages 0..{n - 1}, as (0,), got '
+                f'{with_cp!r}'
+            )
+        return tuple(i in with_cp for i in range(n))  # type: ignore[operator]
 
     def _say_what_is_left_out(self) -> None:
         built, total = sum(self.depths[: self.num_built_stages]), sum(self.depths)

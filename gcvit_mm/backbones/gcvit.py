@@ -317,6 +317,6 @@ class GCViT(BaseBackbone):
                     )
                 )
             self.stages.append(
-                GCViTStage(blocks, query, downsample=downsample, with_cp=self.with_cp)
+                GCViTStage(blocks, query, downsample=downsample, with_cp=self.recomputed[i])
             )
         self.finish(embed_dims)

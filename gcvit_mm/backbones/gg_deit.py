@@ -190,7 +190,7 @@ class GGDeiT(BaseBackbone):
             )
             for drop_path in self.drop_paths()[0]
         ]
-        self.stages = nn.ModuleList([Stage(blocks, with_cp=self.with_cp)])
+        self.stages = nn.ModuleList([Stage(blocks, with_cp=self.recomputed[0])])
         self.finish([embed_dims])
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:

@@ -221,5 +221,5 @@ class GGTransformer(BaseBackbone):
                 )
             last = i == self.num_built_stages - 1
             merging = None if last else PatchMerging(embed_dims[i], norm_cfg)
-            self.stages.append(Stage(blocks, merging, self.with_cp))
+            self.stages.append(Stage(blocks, merging, self.recomputed[i]))
         self.finish(embed_dims)

@@ -236,8 +236,8 @@ class GPViT(BaseBackbone):
         conv_norm_cfg: Config of the norms of convolutions.
         common: ``in_channels``, ``out_indices`` (layers, default the last), ``drop_rate``,
             ``drop_path_rate``, ``frozen_stages`` (0 stem and embeddings, i those and the first i
-            layers), ``with_cp``, ``compile``, ``norm_cfg`` (of local layers and outputs),
-            ``init_cfg`` ('Pretrained' takes the authors' and our layout), see
+            layers), ``with_cp`` (layers), ``compile``, ``norm_cfg`` (of local layers and
+            outputs), ``init_cfg`` ('Pretrained' takes the authors' and our layout), see
             :class:`~gcvit_mm.backbones.base.BaseBackbone`.
 
     Raises:
@@ -394,7 +394,7 @@ class GPViT(BaseBackbone):
         x = self.embed(x)
         outs = []
         for i, layer in enumerate(self.layers):
-            x = run_block(layer, self.with_cp, x)
+            x = run_block(layer, self.recomputed[i], x)
             if i in self.out_indices:
                 outs.append(self.output(x, i))
         return tuple(outs)

@@ -67,7 +67,8 @@ class GPViTAdapter(GPViT):
                 f"num_interactions must divide the arch's depth of {settings['depth']}, got "
                 f'{num_interactions}'
             )
-        self.layers_each = settings['depth'] // num_interactions
+        each = settings['depth'] // num_interactions
+        self._exchanges = [slice(k * each, (k + 1) * each) for k in range(num_interactions)]
         self.adapter = ViTAdapter(
             settings['embed_dims'],
             num_interactions,
@@ -81,7 +82,7 @@ class GPViTAdapter(GPViT):
             norm_cfg=self.norm_cfg,
             conv_norm_cfg=self.conv_norm_cfg,
             deform_impl=deform_impl,
-            with_cp=self.with_cp,
+            with_cp=[any(self.recomputed[layers]) for layers in self._exchanges],
         )
         self.adapter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.out_strides = self.adapter.out_strides
@@ -113,6 +114,7 @@ class GPViTAdapter(GPViT):
 
     def _run_layers(self, exchange: int, x: Tensor) -> Tensor:
         """Run the layers that belong to an exchange on a map (B, h, w, C)."""
-        for layer in self.layers[exchange * self.layers_each : (exchange + 1) * self.layers_each]:
-            x = run_block(layer, self.with_cp, x)
+        layers = self._exchanges[exchange]
+        for layer, with_cp in zip(self.layers[layers], self.recomputed[layers]):
+            x = run_block(layer, with_cp, x)
         return x

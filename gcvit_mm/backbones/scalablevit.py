@@ -293,7 +293,7 @@ class ScalableViT(BaseBackbone):
                 downsample = Downsample(embed_dims[i], embed_dims[i + 1], 3, 2, norm_cfg, drop_rate)
             self.stages.append(
                 ScalableViTStage(
-                    blocks, embed_dims[i], peg, downsample=downsample, with_cp=self.with_cp
+                    blocks, embed_dims[i], peg, downsample=downsample, with_cp=self.recomputed[i]
                 )
             )
         self.finish(embed_dims)

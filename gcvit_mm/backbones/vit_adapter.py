@@ -222,7 +222,8 @@ class ViTAdapter(nn.Module):
         norm_cfg: Config of the norms of tokens.
         conv_norm_cfg: Config of the norms of convolutions and of the maps that leave.
         deform_impl: See :class:`gcvit_mm.layers.deform_attn.DeformableAttention`.
-        with_cp: Recompute injectors and extractors in the backward pass.
+        with_cp: For every exchange, whether its injector and extractors are recomputed in the
+            backward pass.
 
     Raises:
         ValueError: If ``out_strides`` are not as said, or ``deform_impl`` is unknown.
@@ -242,7 +243,7 @@ class ViTAdapter(nn.Module):
         norm_cfg: dict,
         conv_norm_cfg: dict,
         deform_impl: str,
-        with_cp: bool,
+        with_cp: Sequence[bool],
     ) -> None:
         super().__init__()
         strides = [stride for stride in STRIDES if stride in out_strides]
@@ -271,7 +272,7 @@ class ViTAdapter(nn.Module):
                 Injector(**shared),
                 extractor(),
                 extra if k == num_interactions - 1 else (),
-                with_cp,
+                with_cp[k],
             )
             for k in range(num_interactions)
         )

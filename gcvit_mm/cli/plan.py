@@ -146,10 +146,10 @@ def described(found: Dict[str, Any], args: argparse.Namespace) -> str:
     """What was found, for a terminal."""
     load, train = found['load'], found['train']
     height, width = load['train']
+    objects = f', {load["objects"]} objects in each ({load["source"]})' if load['objects'] else ''
     lines = [
-        f'{load["batch"]} pictures of {height}x{width}, {load["objects"]} objects in each '
-        f'({load["source"]}); evaluation: {load["test_batch"]} of '
-        f'{load["test"][0]}x{load["test"][1]}',
+        f'{load["batch"]} pictures of {height}x{width}{objects}; evaluation: {load["test_batch"]} '
+        f'of {load["test"][0]}x{load["test"][1]}',
         f'training needs {in_gb(train["peak_bytes"])} ({train["phase"]}), evaluation '
         f'{in_gb(found["test"]["peak_bytes"])}, a process with reserve '
         f'{in_gb(found["needed_bytes"])}',

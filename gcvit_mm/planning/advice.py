@@ -40,13 +40,13 @@ class Step(NamedTuple):
 
     Attributes:
         what: In words.
-        settings: Settings of the config.
+        settings: Settings of the config; of several the first with which all fits, else the last.
         cost: What it costs.
         given: What it changes of what a process is given; all of them must fit.
     """
 
     what: str
-    settings: Dict[str, Any]
+    settings: Sequence[Dict[str, Any]]
     cost: str
     given: Sequence[Dict[str, Any]] = ({},)
 
@@ -56,17 +56,17 @@ def steps(cfg: Config, load: Load) -> Iterator[Step]:
     if load.test_batch > 1:
         settings: Dict[str, Any] = {'val_dataloader.batch_size': 1}
         one = dict(test_batch=1)
-        yield Step('evaluation of single pictures', settings, 'time of evaluation', [one])
+        yield Step('evaluation of single pictures', [settings], 'time of evaluation', [one])
     if cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
-        yield Step('bfloat16', AMP, 'rounding')
-    if not cfg.model.backbone.get('with_cp'):
-        settings = {'model.backbone.with_cp': True}
-        yield Step('with_cp', settings, 'the forward pass of the blocks again')
+        yield Step('bfloat16', [AMP], 'rounding')
+    choices = [{'model.backbone.with_cp': stages} for stages in recomputations(cfg)]
+    if choices:
+        yield Step('with_cp', choices, 'the forward pass of these blocks again')
     fewer = int(load.objects * CROWDED)
     settings = {f'{key}.gpu_assign_thr': fewer for key in assigners(cfg)}
     if settings and fewer:
         what = f'anchors of pictures with more than {fewer} objects assigned on the CPU'
-        yield Step(what, settings, 'time of those pictures', [{}, dict(objects=fewer)])
+        yield Step(what, [settings], 'time of those pictures', [{}, dict(objects=fewer)])
     batch = load.batch
     while batch > 1:
         batch //= 2
@@ -76,7 +76,7 @@ def steps(cfg: Config, load: Load) -> Iterator[Step]:
             'optim_wrapper.accumulative_counts': count,
         }
         what = f'batches of {batch}, {count} to a step (the same rate)'
-        yield Step(what, settings, 'time, statistics of BN', [dict(batch=batch)])
+        yield Step(what, [settings], 'time, statistics of BN', [dict(batch=batch)])
     for factor in FACTORS:
         settings, changed = smaller_pictures(cfg, factor), copy.deepcopy(cfg)
         changed.merge_from_dict(settings)
@@ -87,7 +87,21 @@ def steps(cfg: Config, load: Load) -> Iterator[Step]:
         if (before.train, before.test) != (load.train, load.test):  # --size does
             return
         sizes = dict(train=after.train, test=after.test)
-        yield Step(f'pictures with sides of {factor:.0%}', settings, 'accuracy', [sizes])
+        yield Step(f'pictures with sides of {factor:.0%}', [settings], 'accuracy', [sizes])
+
+
+def recomputations(cfg: Config) -> List[Any]:
+    """Values of ``with_cp`` that save more than the config's, the cheapest first.
+
+    The first stages hold most for their floating point operations: a quarter of the stages, two,
+    three, all. Backbones of other packages recompute all or nothing.
+    """
+    present = cfg.model.backbone.get('with_cp') or []
+    if not isinstance(present, (list, tuple)):
+        return []
+    count = len(getattr(build(cfg).backbone, 'recomputed', ()))
+    quarters = sorted({-(-count * k // 4) for k in (1, 2, 3)} - {count})
+    return [*(list(range(n)) for n in quarters if {*present} < {*range(n)}), True]
 
 
 def assigners(cfg: Config) -> List[str]:
@@ -160,18 +174,21 @@ def advise(
             tests and reserve(found.tested) > room
         ):
             continue
-        changed, given = copy.deepcopy(cfg), [load._replace(**x) for x in step.given]
-        changed.merge_from_dict({**chosen, **step.settings})
-        again = found
-        if trains:
-            moments = [predict_training(changed, x, processes=processes)[0] for x in given]
-            again = again._replace(train=max(moments, key=lambda moment: moment.bytes))
-        if tests:
-            again = again._replace(test=predict_test(changed, given[0])[0])
+        given = [load._replace(**x) for x in step.given]
+        for settings in step.settings:
+            changed, again = copy.deepcopy(cfg), found
+            changed.merge_from_dict({**chosen, **settings})
+            if trains:
+                moments = [predict_training(changed, x, processes=processes)[0] for x in given]
+                again = again._replace(train=max(moments, key=lambda moment: moment.bytes))
+            if tests:
+                again = again._replace(test=predict_test(changed, given[0])[0])
+            if not excess(again):
+                break
         if excess(again) >= excess(found):
             continue
         found, load = again, given[0]
-        chosen.update(step.settings)
+        chosen.update(settings)
         made.append(Change(step.what, as_options(chosen), reserve(found.peak), step.cost))
         if not excess(found):
             break

@@ -7,7 +7,11 @@ import os
 import os.path as osp
 import re
 from collections import Counter
+from contextlib import suppress
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..errors import UserError
 
@@ -139,6 +143,32 @@ def read_coco(path: str) -> Data:
     return Data(list(sizes), most, number, path)
 
 
+def sizes_on_disk(dataset: Any) -> List[Size]:
+    """Different heights and widths of a data set's image files, of those that are there."""
+    found: Dict[Size, None] = {}
+    for one in inner(dataset):
+        prefix = one.get('data_prefix') or one.get('split') or ''
+        if not isinstance(prefix, str):
+            prefix = prefix.get('img') or prefix.get('img_path') or ''
+        for folder, _, names in os.walk(osp.join(one.get('data_root') or '', prefix)):
+            for name in names:
+                if name.lower().endswith(IMG_EXTENSIONS):
+                    with suppress(OSError), Image.open(osp.join(folder, name)) as image:
+                        found[image.height, image.width] = None
+    return list(found)
+
+
+def largest_of(dataset: Any, data: Data) -> Size:
+    """The largest picture that a data set gives; its files are looked at where all else is silent.
+
+    Raises:
+        UserError: If it cannot be told.
+    """
+    pipeline = pipeline_of(dataset)
+    unknown = not data.sizes and follow(pipeline, None) is None
+    return largest(pipeline, sizes_on_disk(dataset) if unknown else data.sizes)
+
+
 def largest(pipeline: Sequence[Any], sizes: Sequence[Size] = ()) -> Size:
     """The largest picture (height, width) that a pipeline makes, lying on its side.
 
@@ -153,7 +183,8 @@ def largest(pipeline: Sequence[Any], sizes: Sequence[Size] = ()) -> Size:
     made = [size for start in starts for size in [follow(pipeline, start)] if size is not None]
     if not made:
         raise UserError(
-            'how large pictures are cannot be told from the pipeline alone: --size HEIGHT WIDTH'
+            'how large pictures are cannot be told from the pipeline alone, and no data is at '
+            'hand: --size HEIGHT WIDTH'
         )
     return max(made, key=lambda size: size[0] * size[1])
 

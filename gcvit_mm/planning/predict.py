@@ -9,7 +9,7 @@ from torch import nn
 
 from .batch import Size, make_batch
 from .complexity import build_on_meta
-from .pictures import largest, pipeline_of, read_data
+from .pictures import largest_of, read_data
 from .shadow import Shadow
 from .step import build_wrapper, caused, follow_parts, give_memory, prime, test_step, train_step
 from .tracking import Moment, Tracker
@@ -25,7 +25,7 @@ class Load(NamedTuple):
         test: That of the largest that is tested.
         batch: Pictures of a step.
         test_batch: Pictures of a batch of an evaluation.
-        objects: Most objects in a picture.
+        objects: Most objects in a picture; 0 of what is no detector.
         pictures: Pictures of an epoch; 0 where that is not known.
         source: Where objects and sizes are from.
     """
@@ -89,11 +89,11 @@ def find_load(
     loader, tested = cfg.train_dataloader, cfg.get('val_dataloader') or cfg.train_dataloader
     data, test_data = read_data(loader.dataset), read_data(tested.dataset)
     return Load(
-        size or largest(pipeline_of(loader.dataset), data.sizes),
-        size or largest(pipeline_of(tested.dataset), test_data.sizes),
+        size or largest_of(loader.dataset, data),
+        size or largest_of(tested.dataset, test_data),
         loader.batch_size,
         tested.get('batch_size', 1),
-        data.objects if objects is None else objects,
+        (data.objects if objects is None else objects) * (cfg.get('default_scope') == 'mmdet'),
         data.pictures,
         data.source,
     )

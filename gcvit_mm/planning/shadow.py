@@ -55,11 +55,13 @@ class Dispatch(TorchDispatchMode):
 
     Args:
         seen: Called after each operation with it, its arguments and what it returned.
+        gpu: Whether operations are those of a GPU.
     """
 
-    def __init__(self, seen: Optional[SEEN] = None) -> None:
+    def __init__(self, seen: Optional[SEEN] = None, gpu: bool = False) -> None:
         super().__init__()
         self.seen = seen
+        self.gpu = gpu
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Optional[dict] = None
@@ -250,6 +252,20 @@ def equal(mode: Dispatch, func: Any, args: Any, kwargs: dict) -> Any:
         return torch.equal(*known)  # type: ignore[arg-type]
 
 
+def convolve(mode: Dispatch, func: Any, args: Any, kwargs: dict) -> Any:
+    """Convolve; on a CPU oneDNN does it, in a layout of its own unless maps are channels-last."""
+    x, weight, transposed = args[0], args[1], args[6]
+    if mode.gpu or x.is_contiguous(memory_format=torch.channels_last):
+        return mode.run(func, args, kwargs)
+    shape = func(*args, **kwargs).shape
+    given = [mode.made(t.shape, t.dtype, t.device) for t in (x, weight)]
+    copies = [mode.made(shape, x.dtype, x.device)]
+    del given
+    if transposed:  # what comes out of it is copied once more
+        copies.append(mode.made(shape, x.dtype, x.device))
+    return mode.run(func, args, kwargs)
+
+
 ANSWERS: Dict[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: item,
     aten.nonzero.default: nonzero,
@@ -262,6 +278,7 @@ ANSWERS: Dict[Any, Callable[..., Any]] = {
     aten.repeat_interleave.Tensor: repeat,
     aten.bincount.default: count,
     aten.equal.default: equal,
+    aten.convolution.default: convolve,
 }
 
 
@@ -390,7 +407,7 @@ class Shadow(ExitStack):
         self.enter_context(warnings.catch_warnings())
         warnings.simplefilter('ignore')
         self.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        dispatch = self.enter_context(Dispatch(self.seen))
+        dispatch = self.enter_context(Dispatch(self.seen, self.gpu))
         self.enter_context(Functions(self.gpu))
         self.enter_context(bounds(self.gpu, dispatch))
         again = seen_again(checkpoint.checkpoint, self.gpu)

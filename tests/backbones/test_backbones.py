@@ -113,6 +113,24 @@ def test_checkpointing_changes_nothing(family):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
+@pytest.mark.parametrize('with_cp', [(0,), [1, 3], []], ids=str)
+@pytest.mark.parametrize('family', WITH_OUT_INDICES)
+def test_checkpointing_of_stages(family, with_cp):
+    """Only the blocks of the chosen stages are recomputed."""
+    model = make(family, with_cp=with_cp, out_indices=(0, 1, 2, 3)).train()
+    calls = count_calls(model)
+    sum(out.square().mean() for out in model(torch.randn(1, 3, 64, 64))).backward()
+    chosen = {module for i in with_cp for module in model.stages[i].modules()}
+    assert all(times == (2 if block in chosen else 1) for block, times in calls.items())
+
+
+@pytest.mark.parametrize('with_cp', [2, (4,), (-1,), [True, False], 'all', 0.5, (0, 'a')], ids=str)
+def test_checkpointing_of_no_stage(with_cp):
+    """Anything but True, False or stages that are built is refused."""
+    with pytest.raises(ValueError, match=r'True, False or some of the stages 0\.\.3'):
+        make(WITH_OUT_INDICES[0], with_cp=with_cp)
+
+
 def test_checkpointing_rests_in_evaluation(family):
     """Without gradients there is nothing to recompute."""
     model = make(family, with_cp=True).eval()

@@ -923,6 +923,20 @@ def test_recomputation():
         torch.testing.assert_close(grad, runs[True][1][name], msg=name)
 
 
+def test_recomputation_of_layers():
+    """With a layer go the injector and the extractors of its exchange."""
+    model = adapter_model(with_cp=[0, 1, 3]).train()
+    calls = []
+    for module in model.modules():
+        if isinstance(module, (LocalBlock, GPBlock, Injector, Extractor)):
+            module.register_forward_pre_hook(lambda m, _: calls.append(m))
+    sum(out.square().mean() for out in model(torch.randn(1, 3, 64, 64))).backward()
+    first, second = model.adapter.interactions[:2]
+    twice = {*(model.layers[i] for i in (0, 1, 3)), first.injector, first.extractor}
+    twice |= {second.injector, second.extractor}
+    assert {m for m in calls if calls.count(m) == 2} == twice
+
+
 def test_recomputation_keeps_statistics():
     """Batch norms of the layers see every batch once, recomputed or not."""
     image = torch.randn(2, 3, 64, 64)

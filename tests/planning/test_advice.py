@@ -44,6 +44,7 @@ def advised(monkeypatch, cfg, rule, room, load, processes=1):
 def detector(monkeypatch):
     cfg = Config(
         dict(
+            default_scope='mmdet',
             model=dict(
                 backbone=dict(with_cp=True),
                 train_cfg=dict(rpn=dict(assigner=dict(type='mmdet.MaxIoUAssigner'))),
@@ -64,6 +65,41 @@ def test_advice_is_for_as_many_processes(monkeypatch, detector):
     made, asked = advised(monkeypatch, cfg, lambda cfg, load: load.batch, 1, load, processes=8)
     assert [change.peak for change in made] == [2, 1]
     assert asked and set(asked) == {8}
+
+
+@pytest.mark.parametrize(
+    ('config', 'present', 'room', 'chosen'),
+    [
+        ('mask_gcvit_t_1x', False, 90, '[0]'),
+        ('mask_gcvit_t_1x', False, 85, '[0,1]'),
+        ('mask_gcvit_t_1x', False, 60, 'True'),
+        ('mask_gcvit_t_1x', [2], 85, '[0,1,2]'),  # which is kept
+        ('retinanet_gpvit_l1_1x', False, 90, '[0,1,2]'),  # a quarter of its layers
+        ('mask_gcvit_t_1x', True, 90, None),
+    ],
+)
+def test_no_more_stages_than_needed_are_recomputed(monkeypatch, config, present, room, chosen):
+    """The first stages hold most; a run that lacks little pays for them alone."""
+    cfg = read_config(config)
+    cfg.model.backbone.with_cp, cfg.optim_wrapper.type = present, 'AmpOptimWrapper'
+
+    def rule(cfg, load):
+        stages = cfg.model.backbone.with_cp
+        count = 12 if 'gpvit' in config else 4
+        share = (count if stages is True else len(stages or ())) / count
+        return int(100 - 40 * share)
+
+    made, _ = advised(monkeypatch, cfg, rule, room, find_load(cfg, objects=0)._replace(batch=1))
+    found = [shlex.split(change.options)[-1] for change in made if change.what == 'with_cp']
+    assert found == ([] if chosen is None else [f'model.backbone.with_cp={chosen}'])
+
+
+def test_other_backbones_recompute_all_or_nothing(detector):
+    """mmdet's take no stages."""
+    cfg = read_config('mask_gcvit_t_1x')
+    resnet = dict(type='mmdet.ResNet', depth=18, _delete_=True)
+    cfg.merge_from_dict({'model.backbone': resnet, 'model.neck.in_channels': [64, 128, 256, 512]})
+    assert advice.recomputations(cfg) == [True]
 
 
 def test_crowded_pictures_go_to_the_cpu(monkeypatch, detector):

@@ -9,13 +9,15 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
+from PIL import Image
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from gcvit_mm import GCViT, UserError
 from gcvit_mm.planning import pictures
 from gcvit_mm.planning.advice import sharded, with_sharding
 from gcvit_mm.planning.cards import GB, find_card
-from gcvit_mm.planning.pictures import follow, largest, read_data
+from gcvit_mm.planning.pictures import Data, follow, largest, largest_of, read_data
 from gcvit_mm.planning.predict import Prediction, build
 from gcvit_mm.planning.shadow import Shadow, numbers
 from gcvit_mm.planning.step import follow_parts, give_memory, prime, train_step
@@ -62,6 +64,11 @@ def measured(model, dtype=None):
         train_step(model, wrapper, dict(inputs=torch.randn(2, 3, 128, 128)), dtype)
     kept = [x for s in wrapper.optimizer.state.values() for x in s.values()]
     kept += [*model.parameters(), *model.buffers()]
+    held = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in kept}
+    return sum(held.values()) + most_of(record)
+
+
+def most_of(record):
     now = most = 0
     for event in sorted(
         (e for e in record.profiler.kineto_results.events() if e.name() == '[memory]'),
@@ -69,11 +76,10 @@ def measured(model, dtype=None):
     ):
         now += event.nbytes()
         most = max(most, now)
-    held = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in kept}
-    return sum(held.values()) + most
+    return most
 
 
-@pytest.mark.parametrize(('with_cp', 'dtype'), [(False, None), (True, None)])
+@pytest.mark.parametrize(('with_cp', 'dtype'), [(False, None), (True, None), ((0, 1), None)])
 def test_peak_is_that_of_a_real_step(with_cp, dtype):
     with torch.device('meta'):
         model = Model(with_cp)
@@ -81,6 +87,28 @@ def test_peak_is_that_of_a_real_step(with_cp, dtype):
     assert found.bytes == pytest.approx(measured(Model(with_cp), dtype), rel=0.07)
     assert found.bytes == sum(found.owners.values())
     assert {part for part, _ in found.owners} >= {'backbone'}
+
+
+@pytest.mark.parametrize('conv', [nn.Conv2d(48, 64, 3), nn.ConvTranspose2d(48, 64, 2, 2)], ids=str)
+@torch.no_grad()
+def test_layouts_of_convolutions(conv):
+    """On a CPU oneDNN copies maps that are not channels-last into its layout, and back."""
+
+    def run(layout=torch.contiguous_format):
+        x = torch.empty(4, 48, 40, 40, memory_format=layout)
+        return x, conv(x)
+
+    def predict(gpu, layout=torch.contiguous_format):
+        tracker = Tracker()
+        with Shadow(tracker.seen, gpu):
+            run(layout)
+        return tracker.peak.bytes
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        kept = run()
+    assert predict(gpu=False) == pytest.approx(most_of(record), rel=0.02)
+    plain = sum(x.numel() * 4 for x in kept)
+    assert predict(gpu=True) == predict(gpu=False, layout=torch.channels_last) == plain
 
 
 def test_what_a_gpu_runs_keeps_no_attention_weights():
@@ -140,6 +168,23 @@ def test_largest_picture():
     assert follow([dict(type='Resize', scale_factor=1.0, keep_ratio=True)], None) is None
     with pytest.raises(UserError, match='--size'):
         largest([dict(type='LoadImageFromFile')])
+
+
+def test_sizes_of_image_files(tmp_path):
+    """Files are looked at where neither pipeline nor annotations say how large pictures are."""
+    for name, (width, height) in dict(a=(50, 30), b=(60, 90)).items():
+        (tmp_path / 'images' / name).mkdir(parents=True)
+        Image.new('RGB', (width, height)).save(tmp_path / 'images' / name / 'x.JPG', 'JPEG')
+    (tmp_path / 'images' / 'broken.jpg').write_text('')
+    root, none = str(tmp_path), Data([], 0, 0, '')
+    for prefix in (dict(data_prefix=dict(img_path='images')), dict(split='images')):
+        dataset = Config(dict(data_root=root, pipeline=[dict(type='LoadImageFromFile')], **prefix))
+        assert largest_of(dataset, none) == (90, 60)
+        assert largest_of(dataset, none._replace(sizes=[(7, 8)])) == (7, 8)
+        dataset.pipeline.append(dict(type='Resize', scale=(20, 10)))
+        assert largest_of(dataset, none) == (10, 20)
+    with pytest.raises(UserError, match='no data is at hand: --size HEIGHT WIDTH'):
+        largest_of(Config(dict(data_root=f'{root}/nowhere', pipeline=[])), none)
 
 
 @pytest.mark.parametrize('parsed', [0, 1 << 20])

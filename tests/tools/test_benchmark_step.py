@@ -307,7 +307,7 @@ def test_modes(tmp_path, monkeypatch):
         ([CLS, '--against', 'foo::bar.py'], 'foo::bar.py: libraries with configs are mmdet'),
         ([CLS, '--against', 'mmdet::no/no.py'], 'mmdet::no/no.py is not there'),
         (['configs/nothing.py'], 'config configs/nothing.py does not exist'),
-        ([DET], 'how large pictures are cannot be told from the pipeline alone: --size'),
+        ([DET], 'how large pictures are cannot be told from the pipeline alone, and no data'),
     ],
 )
 def test_bad_arguments(tmp_path, monkeypatch, argv, message):

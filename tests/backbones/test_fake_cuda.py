@@ -15,6 +15,8 @@ from support.cuda import (
 )
 from support.detectors import SMALL, detector
 
+# The first layers: a local one, one with groups, a local one; those that follow repeat them.
+THREE = dict(out_indices=(2,))
 # Every ablation switch that changes a forward pass.
 MODELS = {
     'gcvit': (GCViT, dict(arch='xxtiny')),
@@ -36,15 +38,18 @@ MODELS = {
     'scalablevit wsa': (ScalableViT, dict(attn_kinds=('wsa', 'iwsa'), interaction='none')),
     'scalablevit shifted': (ScalableViT, dict(attn_kinds=('swsa', 'ssa'))),
     'gpvit L1': (GPViT, dict(out_indices=(2, 5, 8, 11))),
-    'gpvit L2': (GPViT, dict(arch='L2')),
-    'gpvit L3': (GPViT, dict(arch='L3')),
-    'gpvit L4': (GPViT, dict(arch='L4')),
-    'gpvit windows': (GPViT, dict(local_attn='window', global_attn='attention')),
-    'gpvit shift': (GPViT, dict(local_attn='window', global_attn='shift')),
-    'gpvit conv': (GPViT, dict(global_attn='conv', propagation='attention')),
-    'gpvit bias': (GPViT, dict(local_attn='window', global_attn='shift', rel_pos_bias=True)),
-    'gpvit plain': (GPViT, dict(arch='D216', patch_size=16)),
-    'gpvit none': (GPViT, dict(propagation='none')),
+    'gpvit L2': (GPViT, dict(arch='L2', **THREE)),
+    'gpvit L3': (GPViT, dict(arch='L3', **THREE)),
+    'gpvit L4': (GPViT, dict(arch='L4', **THREE)),
+    'gpvit windows': (GPViT, dict(local_attn='window', global_attn='attention', **THREE)),
+    'gpvit shift': (GPViT, dict(local_attn='window', global_attn='shift', **THREE)),
+    'gpvit conv': (GPViT, dict(global_attn='conv', propagation='attention', **THREE)),
+    'gpvit bias': (
+        GPViT,
+        dict(local_attn='window', global_attn='shift', rel_pos_bias=True, **THREE),
+    ),
+    'gpvit plain': (GPViT, dict(arch='D216', patch_size=16, **THREE)),
+    'gpvit none': (GPViT, dict(propagation='none', **THREE)),
     'gpvit adapter': (GPViTAdapter, {}),
     'gpvit adapter L4': (GPViTAdapter, dict(arch='L4', out_strides=(8, 16, 32))),
 }
@@ -64,7 +69,9 @@ RECOMPUTED = {cls: name for name, (cls, _) in reversed(MODELS.items())}
         for name, (cls, options) in MODELS.items()
         for how in PASSES
         if how == 'eval'
-        or (how == 'train' and set(options) - {'arch'})  # the others train in configs
+        or (
+            how == 'train' and set(options) - {'arch', 'out_indices'}
+        )  # the others train in configs
         or (how == 'with_cp' and name == RECOMPUTED[cls])
     ],
 )

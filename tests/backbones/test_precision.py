@@ -37,33 +37,43 @@ def dtype(request):
     return DTYPES[request.param]
 
 
+def quick(dtype):
+    """oneDNN takes seven times as long in float16 as torch itself, where it has no instructions."""
+    return torch.backends.mkldnn.flags(enabled=dtype is not torch.float16)
+
+
 def gradients(model, images, dtype=None):
     """Gradients by name, for a loss that all maps have a part in, each pixel by another weight."""
     model.zero_grad()
-    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+    with torch.autocast(images.device.type, dtype, enabled=dtype is not None), quick(dtype):
         maps = model(images)
     generator = torch.Generator().manual_seed(1)
     weights = (torch.randn(m.shape, generator=generator).to(m.device) for m in maps)
     loss = sum((m.float() * w).mean() for m, w in zip(maps, weights))
     scale = SCALE if dtype is torch.float16 else 1.0
-    (scale * loss).backward()
+    with quick(dtype):
+        (scale * loss).backward()
     return {name: p.grad / scale for name, p in model.named_parameters()}
 
 
-def test_gradients_are_those_of_float32(variant, dtype, device):
+def test_gradients_are_those_of_float32(variant, device):
     """All finite, and the same direction; with padded windows, blocks recomputed."""
     family, settings = variant
     model = make(family, with_cp=True, **settings).train().to(device)
     images = torch.randn(2, 3, *SIZE, device=device)
-    wide, narrow = gradients(model, images), gradients(model, images, dtype)
-    assert all(grad.isfinite().all() for grad in narrow.values())
-    total, other = (torch.cat([g.flatten() for g in grads.values()]) for grads in (wide, narrow))
-    assert cosine_similarity(total, other, 0) > 0.97
-    assert 0.95 < other.norm() / total.norm() < 1.05
-    for name, grad in wide.items():
-        # what is nearly zero has no direction: biases of keys, those before a norm
-        if grad.norm() > 1e-2 * total.norm():
-            assert cosine_similarity(grad.flatten(), narrow[name].flatten(), 0) > 0.95, name
+    wide = gradients(model, images)
+    total = torch.cat([grad.flatten() for grad in wide.values()])
+    # what is nearly zero has no direction: biases of keys, those before a norm
+    large = [name for name, grad in wide.items() if grad.norm() > 1e-2 * total.norm()]
+    for dtype in DTYPES.values():
+        narrow = gradients(model, images, dtype)
+        assert all(grad.isfinite().all() for grad in narrow.values()), dtype
+        other = torch.cat([grad.flatten() for grad in narrow.values()])
+        assert cosine_similarity(total, other, 0) > 0.97, dtype
+        assert 0.95 < other.norm() / total.norm() < 1.05, dtype
+        for name in large:
+            a, b = wide[name].flatten(), narrow[name].flatten()
+            assert cosine_similarity(a, b, 0) > 0.95, (dtype, name)
 
 
 def test_the_comparison_can_fail(dtype):
@@ -83,12 +93,13 @@ def test_no_step_is_skipped(family, dtype, device):
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     scaler = torch.amp.GradScaler(device, init_scale=SCALE, enabled=dtype is torch.float16)
     losses = []
-    for step in range(4):
+    for step in range(3):
         optimizer.zero_grad()
-        with torch.autocast(device, dtype):
+        with torch.autocast(device, dtype), quick(dtype):
             maps = model(images)
             loss = sum((m.float() - 1).square().mean() for m in maps)
-        scaler.scale(loss).backward()
+        with quick(dtype):
+            scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         for name, p in model.named_parameters():
             assert p.grad.isfinite().all(), f'{name} in step {step + 1}'

@@ -4,14 +4,13 @@ Small backbones learn drawn shapes; the papers' configs run at reduced size on r
 ``../shared/data`` exists, and on drawn shapes where it does not.
 """
 
-import contextlib
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from support.processes import free_port, moments, processes_of
+from support.forked import run_ranks, start_ranks, tool
+from support.processes import moments
 from support.running import (
     DET,
     ROOT,
@@ -24,7 +23,6 @@ from support.running import (
     iterations,
     losses,
     run,
-    start,
 )
 
 pytest.importorskip('mmdet')
@@ -106,16 +104,16 @@ def test_detects_drawn_shapes(family, shapes, tmp_path):
     assert 'coco/bbox_mAP_50:' in output and 'coco/segm_mAP_50:' in output
 
 
-@pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds the processes in /proc')
 def test_two_processes_survive_sigkill(shapes, tmp_path):
     """GPViT with its adapter trains in two processes, is killed, resumes and finishes.
 
     A parameter without a gradient would stop the run.
     """
     command = [
-        'dist_train.sh',
+        'train.py',
         swap_backbone(tmp_path, DET, 'gpvit', 'det'),
-        2,
+        '--launcher',
+        'pytorch',
         '--work-dir',
         tmp_path,
         '--data-root',
@@ -127,23 +125,22 @@ def test_two_processes_survive_sigkill(shapes, tmp_path):
         'default_hooks.checkpoint.save_best=None',
         'train_dataloader.batch_size=1',
     ]
-    process = start(*command, env=dict(PORT=free_port()))
+    command = [str(word) for word in command]
+    ranks = start_ranks(tmp_path, tool, *command)
     try:
-        for _ in moments(process, 'checkpoint'):
+        for _ in moments(ranks[0], 'checkpoint'):
             if (tmp_path / 'last_checkpoint').exists():
                 break
     finally:
-        killed = processes_of(str(tmp_path))
-        for number in killed:
-            with contextlib.suppress(ProcessLookupError):  # it died with torchrun
-                os.kill(number, signal.SIGKILL)
-        process.communicate()
-    assert killed
+        for rank in ranks:
+            rank.kill()
+    assert {rank.wait() for rank in ranks} == {-signal.SIGKILL}
     saved = Path((tmp_path / 'last_checkpoint').read_text().strip())
     step = int(saved.stem.split('_')[1])
     assert step < 6 and not (tmp_path / 'iter_6.pth').exists()
 
-    output = run(*command[:3], '--resume', *command[3:], env=dict(PORT=free_port()))
+    status, output = run_ranks(tmp_path, tool, *command[:2], '--resume', *command[2:])
+    assert status == 0, output[-4000:]
     assert f'resumed epoch: 0, iter: {step}' in output
     assert min(losses(output)) == step + 1 and max(losses(output)) == 6
     assert 'coco/bbox_mAP_50:' in output

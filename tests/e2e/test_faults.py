@@ -1,13 +1,11 @@
 """Training that is killed at random moments, and processes that torchrun starts again."""
 
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,13 +14,11 @@ from gcvit_mm.datacheck import check
 from gcvit_mm.datacheck.drawing import spread
 from gcvit_mm.engine.resuming import numbered_checkpoints
 from gcvit_mm.engine.whole_files import UNFINISHED
-from support import faulty_run
-from support.faulty_run import STEPS, curve, write_config
-from support.processes import attempts, finish, free_port, moments, start_training
+from support.faulty_run import STEPS, curve, train_heavy, write_config
+from support.forked import Forked, run_ranks, tool
+from support.processes import attempts, finish, free_port, moments, start_training, state_of
 from support.running import (
-    ENV,
     FOLDERS,
-    ROOT,
     SEG,
     SMALL_RCNN,
     TESTS,
@@ -38,14 +34,7 @@ from support.small_run import load
 def start_heavy(work_dir, interval):
     """Start a process of ``faulty_run``."""
     work_dir.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, faulty_run.__file__, str(work_dir), str(interval)],
-        cwd=ROOT,
-        env=dict(ENV, PYTHONPATH=TESTS),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return Forked(work_dir.with_suffix('.log'), train_heavy, str(work_dir), interval)
 
 
 def stop_while_writing(process, unfinished):
@@ -53,12 +42,14 @@ def stop_while_writing(process, unfinished):
     for _ in moments(process, 'checkpoint'):
         if unfinished.exists():
             process.send_signal(signal.SIGSTOP)
-            os.waitpid(process.pid, os.WUNTRACED)
+            while state_of(process.pid) != 'T':
+                time.sleep(0.001)
             if unfinished.exists():
                 return
             process.send_signal(signal.SIGCONT)  # it was just done
 
 
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='reads states of processes in /proc')
 def test_killed_at_random_moments(tmp_path):
     """Five kills, three of them while a checkpoint is being written: the curve stays the same."""
     chance = random.Random(0)
@@ -110,9 +101,10 @@ def test_killed_at_random_moments(tmp_path):
 # ------------------------------------------------------------- torchrun starts again
 def test_torchrun_restarts(tmp_path):
     """A rank killed twice, before and after the first checkpoint: the curve stays the same."""
-    whole = start_training(write_config(tmp_path), tmp_path / 'whole', True, 0)
-    (expected,) = attempts(finish(whole, 300))
-    assert whole.returncode == 0 and list(expected) == list(range(1, 13))
+    words = ['train.py', write_config(tmp_path), '--work-dir', tmp_path / 'whole']
+    status, output = run_ranks(tmp_path, tool, *map(str, words), '--launcher', 'pytorch')
+    (expected,) = attempts(output)
+    assert status == 0 and list(expected) == list(range(1, 13))
 
     process = start_training(write_config(tmp_path, (2, 8)), tmp_path / 'work', True, 2)
     output = finish(process, 300)
@@ -163,14 +155,14 @@ def test_killed_training_goes_on(shapes, tmp_path):
         ]
 
     whole = run(*command(tmp_path / 'whole'))
-    process = start(*command(tmp_path / 'killed'))
+    process = Forked(tmp_path / 'killed.log', tool, *map(str, command(tmp_path / 'killed')))
     try:
         for _ in moments(process, 'checkpoint'):
             if (tmp_path / 'killed/iter_3.pth').exists():
                 break
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.wait()
     assert not (tmp_path / 'killed/iter_6.pth').exists()
     resumed = run(*command(tmp_path / 'killed', '--resume'))
     expected, found = losses(whole), losses(resumed)

@@ -70,6 +70,7 @@ def test_own_detection_data(masks, device, own_coco, tmp_path):
         *SMALL_RCNN,
         'train_dataloader.dataset.indices=6',
         'model.train_cfg.rcnn.sampler.num=16',
+        'model.roi_head.bbox_head.fc_out_channels=64',
     )
     assert 'coco/bbox_mAP:' in output
     assert ('coco/segm_mAP:' in output) == masks and ('loss_mask' in output) == masks

@@ -1,10 +1,7 @@
 """Sharded training: whose checkpoints are whose."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,8 +9,12 @@ from mmengine.registry import MODELS, init_default_scope
 
 from gcvit_mm import cli
 from gcvit_mm.checkpoints import load_model
+from support import strategy_run
 from support.families import make
-from support.running import CLS, ENV, ROOT, TESTS, iterations, losses, run
+from support.forked import run_ranks, tool
+from support.running import CLS, ROOT, iterations, losses, run
+
+ON_CPU = dict(DS_ACCELERATOR='cpu')
 
 
 def with_strategy(fragment, path):
@@ -40,25 +41,9 @@ def test_a_config_with_a_strategy_evaluates(shapes, tmp_path):
     assert re.search(r'accuracy/top1: \d', output)
 
 
-def torchrun(script, *words, processes=2):
-    """Two processes of a script by torchrun; its status, and what they printed."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command += ['--nproc_per_node', processes, ROOT / script, *words]
-    paths = [TESTS, os.environ.get('PYTHONPATH', '')]
-    done = subprocess.run(
-        list(map(str, command)),
-        env=dict(ENV, PYTHONPATH=os.pathsep.join(filter(None, paths)), DS_ACCELERATOR='cpu'),
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    return done.returncode, done.stdout
-
-
-def train(*words, **options):
-    """Two steps."""
-    return torchrun('tests/support/strategy_run.py', *words, **options)
+def train(folder, *words, count=2):
+    """Two steps of processes that train together; their status, and what they printed."""
+    return run_ranks(folder, strategy_run.main, *map(str, words), count=count, env=ON_CPU)
 
 
 def one_process(folder):
@@ -101,7 +86,7 @@ def test_checkpoints_are_anyones(fragment, saved, precision, shapes, tmp_path):
         pytest.importorskip('deepspeed', reason='DeepSpeed is not installed')
     model, start = one_process(tmp_path)
     words = (tmp_path / fragment, shapes / 'imagenet', 1e-4, tmp_path / 'single.pth')
-    status, output = train(fragment, *words)
+    status, output = train(tmp_path, fragment, *words)
     assert status == 0, output[-4000:]
     trained = tmp_path / fragment / saved
     assert_trained(model, start, trained, 2.1e-4, precision, trust=precision > 0)
@@ -137,7 +122,7 @@ def test_sharded_training_resumes(fragment, said, precision, shapes, tmp_path):
 
     def train_sharded(*words):
         words = [config, '--launcher', 'pytorch', '--work-dir', tmp_path / 'run', *data, *words]
-        status, output = torchrun('tools/train.py', *words)
+        status, output = run_ranks(tmp_path, tool, 'train.py', *map(str, words), env=ON_CPU)
         assert status == 0, output[-4000:]
         return output
 
@@ -175,6 +160,6 @@ def test_weights_of_another_model_are_refused(shapes, tmp_path):
     """load_from, which a strategy would pass over without a word."""
     torch.save(make('gpvit').state_dict(), tmp_path / 'other.pth')
     words = (tmp_path, shapes / 'imagenet', 1e-4, tmp_path / 'other.pth')
-    status, output = train('ddp', *words, processes=1)
-    assert status != 0
-    assert 'fits 0 of' in output and 'Traceback' not in output.partition('torch/distributed')[0]
+    status, output = train(tmp_path, 'ddp', *words, count=1)
+    assert status == 2
+    assert 'fits 0 of' in output and 'Traceback' not in output

@@ -7,11 +7,14 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
+from gcvit_mm import GPViT
 from support.running import ROOT
 
 CONFIGS = ROOT / 'configs'
 XXT = dict(init_cfg=None, arch='xxtiny', drop_path_rate=0.0)
 CLASSES = dict(num_classes=5)
+# a layer for each of the adapter's exchanges, two of them with groups
+L1 = dict(GPViT.arch_zoo['L1'], depth=4, groups={1: 64, 3: 16})
 # One stage, layer and image size: the code that runs is the same.
 SMALL = {
     'mask_gcvit_xxt_shapes': dict(
@@ -62,6 +65,8 @@ def detector(name, **changes):
     init_default_scope('mmdet')
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
     cfg.merge_from_dict(dict(model=SMALL.get(name, {})))
+    if cfg.model.backbone.type == 'GPViTAdapter':
+        cfg.model.backbone.arch = L1
     cfg.merge_from_dict(dict(model=deepcopy(changes)))
     for part in ('neck', 'rpn_head', 'roi_head', 'bbox_head'):
         if cfg.model.type != 'DINO' and part in cfg.model:

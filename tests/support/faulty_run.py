@@ -1,11 +1,7 @@
-"""Runs that end before their time: a script, and a module that a config imports.
-
-Arguments of the script: work dir, steps between checkpoints.
-"""
+"""Runs that end before their time, and a module that a config imports."""
 
 import os
 import signal
-import sys
 import time
 
 import torch
@@ -137,7 +133,3 @@ def write_config(folder, steps=()):
     path = folder / f'small_{"_".join(map(str, steps))}.py'
     path.write_text(CONFIG.replace('STEPS', repr(list(steps))))
     return path
-
-
-if __name__ == '__main__':
-    train_heavy(sys.argv[1], int(sys.argv[2]))

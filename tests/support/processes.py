@@ -59,10 +59,14 @@ def processes_of(marker):
     found = []
     for folder in Path('/proc').glob('[0-9]*'):
         with contextlib.suppress(OSError):
-            state = (folder / 'stat').read_text().rpartition(')')[2].split()[0]
-            if marker in (folder / 'cmdline').read_text() and state != 'Z':
+            if marker in (folder / 'cmdline').read_text() and state_of(folder.name) != 'Z':
                 found.append(int(folder.name))
     return found
+
+
+def state_of(pid):
+    """State of a process: 'T' is stopped, 'Z' has ended."""
+    return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
 
 
 def parents(pids):

@@ -1,11 +1,6 @@
-"""Train two steps with a strategy on gloo: a process of test_strategies.py, started by torchrun.
-
-Arguments: fragment of configs/strategies; work dir, folder of the data, learning rate,
-checkpoint to start from.
-"""
+"""Train two steps with a strategy on gloo: a process of test_strategies.py."""
 
 import argparse
-import sys
 
 from mmengine.config import Config
 
@@ -13,9 +8,14 @@ from gcvit_mm import cli
 from support.running import CLS, ROOT
 
 
-def main() -> None:
+def main(*words: str) -> None:
+    """Train, as the tools do: fragment of configs/strategies, work dir, folder of the data,
+    learning rate, checkpoint to start from."""
+    cli.run_tool(lambda: train(*words))
+
+
+def train(fragment: str, work_dir: str, data_root: str, rate: str, checkpoint: str) -> None:
     """Read the config, put the strategy over it, train."""
-    fragment, work_dir, data_root, rate, checkpoint = sys.argv[1:]
     cfg = cli.load_config(str(ROOT / CLS))
     args = argparse.Namespace(
         config=CLS, work_dir=work_dir, data_root=data_root, launcher='pytorch', local_rank=None
@@ -40,7 +40,3 @@ def main() -> None:
     cfg.randomness = dict(seed=3)
     cli.preflight(cfg, training=True)
     cli.build_runner(cfg).train()
-
-
-if __name__ == '__main__':
-    cli.run_tool(main)

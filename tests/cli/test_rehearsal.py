@@ -43,10 +43,7 @@ def test_what_is_ready(config, said, shapes, tmp_path):
     last = run('train.py', *words, '--check').splitlines()[-1]
     assert re.sub(r'\d+\.\d\d', 'N', last).startswith(f'ready: {said}')
     assert f' images a process; results go to {tmp_path / "work"}; ' in last
-    if config == DET:
-        assert re.search(r'; needs about \d\.\d GB of a GPU$', last)
-    if config == SEG:
-        assert last.endswith(f'of a GPU is not known: python -m gcvit_mm plan {config} says more')
+    assert re.search(r'; needs about \d\.\d GB of a GPU$', last)
     assert not (tmp_path / 'work').exists()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from gcvit_mm import GCViT, UserError
-from gcvit_mm.planning import pictures
+from gcvit_mm.planning import advice, pictures
 from gcvit_mm.planning.advice import sharded, with_sharding
 from gcvit_mm.planning.cards import GB, find_card
 from gcvit_mm.planning.pictures import Data, follow, largest, largest_of, read_data
@@ -229,6 +229,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     from gcvit_mm.planning import cards
 
     monkeypatch.setattr(cards, 'CONTEXT', 0)
+    monkeypatch.setattr(advice, 'recomputations', lambda cfg: [True])  # test_advice.py has stages
     (tmp_path / 'c.py').write_text(CLASSIFIER)
     plan.main([str(tmp_path / 'c.py'), '--gpu', '0.005GB', '--json'])
     found = json.loads(capsys.readouterr().out)

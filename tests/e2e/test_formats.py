@@ -1,6 +1,7 @@
 """Exported files in other engines, with 8 bits, and in one table."""
 
 import json
+import os
 import sys
 from importlib.util import find_spec
 
@@ -18,6 +19,7 @@ if not all(find_spec(name) for name in ('onnx', 'onnxruntime')):
 
 import onnx
 from benchmark import command
+from benchmark.formats import apart
 
 from gcvit_mm import UserError
 from gcvit_mm.deploy import Predictor, metadata
@@ -237,6 +239,13 @@ def test_formats_with_eight_bits(files, shapes, tmp_path):
     rows = table(tmp_path, *words, '--only', 'onnxruntime', '--no-metric')
     assert list(rows) == ['torch', 'onnxruntime', 'onnxruntime, int8']
     assert all('ratio' in row and 'metrics' not in row for row in rows.values())
+
+
+def test_a_fault_of_an_engine_ends_its_row():
+    """Each file is evaluated in a process of its own."""
+    assert apart(len, 'ab') == 2
+    with pytest.raises(UserError, match='ended by a fault in native code'):
+        apart(os._exit, 3)
 
 
 def test_which_formats_cannot_be_compared(files, tmp_path):

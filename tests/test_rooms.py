@@ -12,8 +12,8 @@ PACKAGE = ROOT / 'gcvit_mm'
 ORDER = (
     'inference',
     'cli',
-    'datacheck',
     'planning',
+    'datacheck',
     'deploy',
     'engine',
     'visualization',

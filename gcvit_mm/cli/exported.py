@@ -139,6 +139,9 @@ def headlines(cfg: Config, path: str = '', engine: Optional[str] = None, model: 
         replace_model(cfg, path, engine)
     for key in ('runner_type', 'strategy'):  # they divide a model for its training
         cfg.pop(key, None)
+    # workers, forked beside the threads of engines, end in a fault
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.test_dataloader.pop('prefetch_factor', None)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         # what mmengine keeps by name would write into the folder of the run before
         cfg.merge_from_dict(dict(work_dir=folder, experiment_name=folder, visualizer=None))

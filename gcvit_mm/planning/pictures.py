@@ -7,12 +7,9 @@ import os
 import os.path as osp
 import re
 from collections import Counter
-from contextlib import suppress
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
+from ..datacheck.foreign.files import IMAGES, Files, image_size
 from ..errors import UserError
 
 Size = Tuple[int, int]  # height, width
@@ -150,11 +147,10 @@ def sizes_on_disk(dataset: Any) -> List[Size]:
         prefix = one.get('data_prefix') or one.get('split') or ''
         if not isinstance(prefix, str):
             prefix = prefix.get('img') or prefix.get('img_path') or ''
-        for folder, _, names in os.walk(osp.join(one.get('data_root') or '', prefix)):
-            for name in names:
-                if name.lower().endswith(IMG_EXTENSIONS):
-                    with suppress(OSError), Image.open(osp.join(folder, name)) as image:
-                        found[image.height, image.width] = None
+        files = Files(osp.join(one.get('data_root') or '', prefix))
+        for size in map(image_size, files.ending(*IMAGES)):
+            if size is not None:
+                found[size[0][::-1]] = None
     return list(found)
 
 

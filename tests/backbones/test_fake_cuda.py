@@ -69,9 +69,8 @@ RECOMPUTED = {cls: name for name, (cls, _) in reversed(MODELS.items())}
         for name, (cls, options) in MODELS.items()
         for how in PASSES
         if how == 'eval'
-        or (
-            how == 'train' and set(options) - {'arch', 'out_indices'}
-        )  # the others train in configs
+        # the others train in configs
+        or (how == 'train' and set(options) - {'arch', 'out_indices'})
         or (how == 'with_cp' and name == RECOMPUTED[cls])
     ],
 )

@@ -1,5 +1,7 @@
 """Weights that several processes of a machine need, and none has."""
 
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,8 +10,7 @@ import pytest
 import torch
 
 from gcvit_mm import GCViT
-from support.forked import run_ranks, tool
-from support.running import CLS
+from support.running import CLS, ENV, ROOT
 
 SMALL = dict(
     embed_dims=8,
@@ -47,15 +48,22 @@ def server(tmp_path):
 
 
 def test_processes_download_once(shapes, server, tmp_path):
-    """Two processes that train together and an empty cache: one asks for the file, both go on."""
+    """Two processes of torchrun and an empty cache: one asks for the file, both go on."""
     address, asked = server
-    words = ['train.py', CLS, '--launcher=pytorch', '--check']
-    words += ['--data-root', str(shapes / 'imagenet'), '--cfg-options']
-    words += [
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command += [str(ROOT / 'tools/train.py'), str(ROOT / CLS), '--launcher=pytorch', '--check']
+    command += ['--data-root', str(shapes / 'imagenet'), '--cfg-options']
+    command += [
         f'model.backbone.init_cfg.{key}' for key in ('type=Pretrained', f'checkpoint={address}')
     ]
-    env = dict(TORCH_HOME=str(tmp_path), no_proxy='127.0.0.1', NO_PROXY='127.0.0.1')
-    status, output = run_ranks(tmp_path, tool, *words, env=env)
-    assert status == 0, output[-3000:]
+    done = subprocess.run(
+        command,
+        env=dict(ENV, TORCH_HOME=str(tmp_path), no_proxy='127.0.0.1', NO_PROXY='127.0.0.1'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
     assert asked == ['/small.pth']
     assert (tmp_path / 'hub/checkpoints/small.pth').is_file()

@@ -234,6 +234,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     plan.main([str(tmp_path / 'c.py'), '--gpu', '0.005GB', '--json'])
     found = json.loads(capsys.readouterr().out)
     assert found['load']['train'] == [64, 64] and found['load']['batch'] == 2
+    assert found['load']['objects'] == 0  # a classifier has none
     parts = found['train']['parts']
     assert sum(sum(x.values()) for x in parts.values()) == found['train']['peak_bytes']
     assert not found['fits']

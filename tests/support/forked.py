@@ -48,7 +48,9 @@ class Forked:
         """Its status, that of a signal below 0; None while it runs."""
         return self.process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> Optional[int]:
+        """The same."""
+        return self.returncode
 
     def wait(self, timeout: Optional[float] = None) -> Optional[int]:
         """Wait for its end; returns its status."""

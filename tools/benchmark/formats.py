@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
@@ -93,22 +90,9 @@ def of_file(sources: Sources, path: str, name: str, picture: np.ndarray) -> Form
     image, engine = predictor.inputs([picture]), predictor.engine
     return Format(
         lambda: engine.run(image),
-        lambda: apart(cli.headlines, sources.cfg, path, name),
+        lambda: cli.headlines(sources.cfg, path, name),
         os.path.getsize(path) / 1e6,
     )
-
-
-def apart(function: Callable, *args: Any) -> Any:
-    """Call a function in a process of its own, as many engines in one end in a fault of one.
-
-    Raises:
-        UserError: If the process is ended by such a fault.
-    """
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-        try:
-            return pool.submit(function, *args).result()
-        except BrokenProcessPool:
-            raise UserError('it was ended by a fault in native code') from None
 
 
 def contenders(

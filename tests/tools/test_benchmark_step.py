@@ -1,6 +1,7 @@
 """tools/benchmark.py --step: which part is what. No test looks at how long anything took."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +53,7 @@ HEADS = {
     'roi_head.mask_head',
     'roi_head.mask_head: losses and assignment',
     'optimizer',
+    'hooks',
     REST,
 }
 
@@ -78,7 +80,7 @@ def test_parts_of_a_detector_that_trains(detector):
     """Everything that a Mask R-CNN has, with its backward pass; ticks go where they belong."""
     spent = detector.by_part(Ticks())
     assert names(spent) == HEADS
-    without = {'preprocessing', 'rpn_head: post-processing', 'optimizer'}
+    without = {'preprocessing', 'rpn_head: post-processing', 'optimizer', 'hooks'}
     assert HEADS - without - names(spent, True) <= {'roi_head: losses and assignment'}
     assert not without & names(spent, True)
 
@@ -116,15 +118,38 @@ def test_nothing_is_left_behind(detector):
     """Methods are the model's own again, also after an error; weights stay as they are."""
     model = detector.model
     before = [p.clone() for p in model.parameters()]
+    replaced = [(detector.wrapper, name) for name in ('backward', 'step', 'zero_grad')]
+    replaced.append((detector.hooks, 'call'))
+    methods = [vars(owner).get(name) for owner, name in replaced]
     detector.by_part(Ticks())
     with pytest.raises(KeyError), followed(Clock(Ticks()), model, detector.wrapper):
         assert 'forward' in vars(model.backbone)
         raise KeyError
     for owner, method, _ in methods_of(model):
         assert method not in vars(owner)
-    assert not {'backward', 'step', 'zero_grad'} & set(vars(detector.wrapper))
+    assert methods == [vars(owner).get(name) for owner, name in replaced]
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
     assert detector.wrapper.optimizer.state  # though it has taken its steps
+
+
+def test_hooks_that_act_in_every_step():
+    """Those of the config, and no others; what they cost is theirs."""
+    ticks = Ticks()
+    run = make(CLS, batch=2, custom_hooks=[dict(type='EMAHook', momentum=0.25)])
+    (averaged,) = (h.ema_model for h in run.hooks.runner.hooks if type(h).__name__ == 'EMAHook')
+    update = averaged.update_parameters
+
+    def priced(model):
+        ticks.value += 7
+        update(model)
+
+    averaged.update_parameters = priced
+    spent = {key: count for key, count in run.by_part(ticks).items() if count}
+    assert spent == {Part('hooks'): 7}
+    run.step()
+    assert averaged.steps == run.hooks.runner.iter == 2
+    assert all(group['lr'] == 0 for group in run.wrapper.optimizer.param_groups)
+    assert not list(Path(run.hooks.folder.name).rglob('*.pth'))
 
 
 def test_parts_of_segmentors():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any, Callable, Iterator, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-REST, OPTIMIZER = 'the rest', 'optimizer'
+REST, OPTIMIZER, HOOKS = 'the rest', 'optimizer', 'hooks'
 # Children of a model, and of its RoI head, that are parts.
 PARTS = re.compile(r'backbone|neck|encoder|decoder|.*head|.*roi_extractor')
 # Methods of a part, and what is behind its name for the time that they take themselves.
@@ -86,8 +87,9 @@ class Clock:
             self.last = self.read()
 
     def follow(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """A function that runs as a part."""
+        """A function that runs as a part; with its attributes, which schedulers look at."""
 
+        @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             outside = self.stack[-1]
             if outside.backward:  # repeated by a node, whose part it belongs to
@@ -170,13 +172,16 @@ def methods_of(model: nn.Module) -> Iterator[tuple[Any, str, str]]:
 
 
 @contextmanager
-def followed(clock: Clock, model: nn.Module, wrapper: Any = None) -> Iterator[None]:
+def followed(
+    clock: Clock, model: nn.Module, wrapper: Any = None, hooks: Any = None
+) -> Iterator[None]:
     """Let a clock follow the parts of a model, from the begin of this context to its end.
 
     Args:
         clock: The clock.
         model: A detector, segmentor or classifier.
         wrapper: mmengine's wrapper of its optimizer, if it trains.
+        hooks: Has a method ``call`` that is called around its steps, if any are.
     """
     with ExitStack() as stack:
         for owner, method, name in methods_of(model):
@@ -188,6 +193,8 @@ def followed(clock: Clock, model: nn.Module, wrapper: Any = None) -> Iterator[No
             for method in ('step', 'zero_grad'):
                 function = clock.follow(getattr(wrapper, method), OPTIMIZER)
                 stack.enter_context(replaced(wrapper, method, function))
+        if hooks is not None:
+            stack.enter_context(replaced(hooks, 'call', clock.follow(hooks.call, HOOKS)))
         clock.last = clock.read()
         yield
         clock.settle()

@@ -25,6 +25,7 @@ from gcvit_mm.planning.step import build_wrapper
 
 from . import measure as benchmark
 from .clock import Clock, Part, followed
+from .hooks import Hooks
 from .suites import Setting
 
 OBJECTS = 7  # in a drawn picture: what pictures of COCO have on average
@@ -42,6 +43,7 @@ class Run:
         reads: Whether batches are read, which is a part then, and not drawn before.
         device: 'cpu' or 'cuda'.
         wrapper: Wrapper of the optimizer of a model that trains.
+        hooks: What is called around its steps.
 
     Attributes:
         rounds: What :meth:`timed` has measured: seconds of each part, step by step.
@@ -56,9 +58,10 @@ class Run:
         reads: bool,
         device: str,
         wrapper: Any = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.model, self.act, self.batches = model, act, batches
-        self.reads, self.device, self.wrapper = reads, device, wrapper
+        self.reads, self.device, self.wrapper, self.hooks = reads, device, wrapper, hooks
         self.rounds: list[dict[Part, float]] = []
         self.results: Any = None
 
@@ -84,7 +87,7 @@ class Run:
         """Take a step, and share out among its parts what it lets grow."""
         clock = Clock(read)
         fetch = clock.follow(next, 'data') if self.reads else next
-        with followed(clock, self.model, self.wrapper):
+        with followed(clock, self.model, self.wrapper, self.hooks):
             self.results = self.act(fetch(self.batches))
         return dict(clock.spent)
 
@@ -180,13 +183,18 @@ def make_run(cfg: Config, mode: str, sizes: list | None, batch: int, setting: Se
         model.train()
         mixed = {} if dtype is None else cli.amp_settings(str(dtype).split('.')[-1], device)
         wrapper = build_wrapper(cfg.optim_wrapper, model, **mixed)
-        for group in wrapper.optimizer.param_groups:
-            group['lr'] = 0.0  # all steps compute the same
+        stand_still(wrapper.optimizer)
+        with quiet():
+            hooks = Hooks(cfg, model, wrapper)
 
         def train(data: Any) -> Any:
-            return model.train_step(data, wrapper)
+            hooks.call('before_train_iter', data_batch=data)
+            losses = model.train_step(data, wrapper)
+            hooks.call('after_train_iter', data_batch=data, outputs=losses)
+            stand_still(wrapper.optimizer)
+            return losses
 
-        return Run(model, train, batches, reads, device, wrapper)
+        return Run(model, train, batches, reads, device, wrapper, hooks)
     model.eval()
 
     def evaluate(data: Any) -> Any:
@@ -195,6 +203,12 @@ def make_run(cfg: Config, mode: str, sizes: list | None, batch: int, setting: Se
 
     let_objects_pass(model, lambda: evaluate(next(batches)))
     return Run(model, evaluate, batches, reads, device)
+
+
+def stand_still(optimizer: Any) -> None:
+    """Set the rate of learning to 0, so that all steps compute the same."""
+    for group in optimizer.param_groups:
+        group['lr'] = 0.0
 
 
 def let_objects_pass(model: Any, evaluate: Callable[[], Any]) -> None:

@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope
 
 import gcvit_mm  # noqa: F401  stands in for mmcv._ext from here on
 from gcvit_mm.checkpoints import downloading
+from gcvit_mm.layers import recompute
 
 ROOT = Path(__file__).resolve().parents[1]
 for folder in (ROOT, ROOT / 'tools', ROOT / 'tests'):
@@ -29,6 +30,7 @@ from support.devices import DEVICES
 # Whether a file is on the disk no test can tell, and it would wait for what all others write.
 os.fsync = lambda handle: None
 downloading.PAUSE = 0
+recompute.SMALL = 0  # the maps of tests are small, and take the way of large ones so
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 
 

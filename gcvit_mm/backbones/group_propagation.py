@@ -178,5 +178,5 @@ class GPBlock(nn.Module):
         groups = self.group_attn(self.group_token, tokens)
         handed = self.ungroup_attn(tokens, self.propagation(groups))
         tokens = self.fuse(torch.cat([tokens, self.drop_path(handed)], -1))
-        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        tokens = tokens + self.drop_path(self.mlp(tokens, self.norm2))
         return convolve(self.conv, tokens.view(x.shape))

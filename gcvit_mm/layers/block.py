@@ -68,7 +68,7 @@ class Block(nn.Module):
         if self.gamma1 is not None:
             attended = self.gamma1 * attended
         x = x + self.drop_path(attended)
-        expanded = self.mlp(self.norm2(x))
+        expanded = self.mlp(x, self.norm2)
         if self.gamma2 is not None:
             expanded = self.gamma2 * expanded
         return x + self.drop_path(expanded)

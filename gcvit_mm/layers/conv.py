@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fitting import Fitted
+from .recompute import keep_input
 
 
 def depthwise_conv(embed_dims: int, kernel_size: int, bias: bool = True) -> nn.Conv2d:
@@ -75,7 +76,7 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) -> (B, C, H, W)."""
-        return x + self.pwconv(self.se(self.act(self.dwconv(x))))
+        return x + keep_input(lambda x: self.pwconv(self.se(self.act(x))), self.dwconv(x))
 
 
 class EvenConv(nn.Conv2d):

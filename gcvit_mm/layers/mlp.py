@@ -1,6 +1,10 @@
 """Feed-forward part of a transformer block."""
 
+from typing import Optional
+
 from torch import Tensor, nn
+
+from .recompute import keep_input
 
 
 class Mlp(nn.Module):
@@ -19,6 +23,9 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tensor (..., C) -> (..., C)."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+    def forward(self, x: Tensor, norm: Optional[nn.Module] = None) -> Tensor:
+        """Tensor (..., C) -> (..., C); a norm, if given, comes first."""
+        hidden = self.fc1(x) if norm is None else keep_input(lambda x: self.fc1(norm(x)), x)
+        if self.drop.p:
+            return self.drop(self.fc2(self.drop(self.act(hidden))))
+        return keep_input(lambda hidden: self.fc2(self.act(hidden)), hidden)

@@ -1,12 +1,32 @@
-"""Attention whose weights are computed again in the backward pass, a few windows at a time."""
+"""What the backward pass computes again instead of keeping it."""
 
-from typing import Any, Tuple
+from typing import Any, Callable, Tuple
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint as cp
 from torch import Tensor
 
+from .tracing import is_compiling
+
 CHUNK = 2**22  # attention weights that exist at a time
+SMALL = 2**19  # smaller maps (elements) are kept: their memory is not worth the time
+
+
+def keep_input(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Call a function of which the backward pass keeps ``x`` and computes the rest again.
+
+    For a norm or an activation before a product: torch repeats what comes before the product, and
+    stops there (torch 2.0 repeats the product too). A compiled graph chooses itself what to keep.
+
+    Args:
+        function: Function of a map, without random numbers.
+        x: The map.
+    """
+    compiling = is_compiling() or torch.jit.is_tracing()
+    if compiling or not torch.is_grad_enabled() or x.numel() < SMALL:
+        return function(x)
+    return cp.checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
 
 
 class RecomputedAttention(torch.autograd.Function):
@@ -37,19 +57,25 @@ class RecomputedAttention(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         wide = torch.promote_types(q.dtype, torch.float32)
         dbias = torch.zeros_like(bias, dtype=wide)
-        rows = max(1, CHUNK // bias.numel())
+        rows = min(q.shape[0], max(1, CHUNK // bias.numel()))
+        # written anew for every chunk, so that they stay in the cache
+        space = q.new_empty(3, rows * heads, n, m)
         for i in range(0, q.shape[0], rows):
             part = slice(i, i + rows)
             # (windows * heads, N or M, d) each, copied once
             qs, ks, vs, grads = (x[part].reshape(-1, x.shape[2], d) for x in (q, k, v, grad))
             qs = qs * ctx.scale
-            logits = torch.bmm(qs, ks.transpose(1, 2)).view(-1, heads, n, m).add_(bias)
-            weights = logits.softmax(-1).view(-1, n, m)
+            logits, weights, dlogits = space[:, : len(qs)]
+            torch.bmm(qs, ks.transpose(1, 2), out=logits).view(-1, heads, n, m).add_(bias)
+            torch.softmax(logits, -1, out=weights)
             dv[part] = torch.bmm(weights.transpose(1, 2), grads).view(-1, heads, m, d)
-            dweights = torch.bmm(grads, vs.transpose(1, 2))
+            dweights = torch.bmm(grads, vs.transpose(1, 2), out=logits)
             # weights * (dweights - sum(weights * dweights)), in one pass
-            dlogits = torch.ops.aten._softmax_backward_data(dweights, weights, -1, q.dtype)
-            dbias += dlogits.view(-1, heads, n, m).sum(0, keepdim=True, dtype=wide)
+            torch.ops.aten._softmax_backward_data(
+                dweights, weights, -1, q.dtype, grad_input=dlogits
+            )
+            # of a chunk in the type of the queries: sums of 16-bit types are float32 inside
+            dbias += dlogits.view(-1, heads, n, m).sum(0)
             dq[part] = torch.bmm(dlogits, ks).mul_(ctx.scale).view(-1, heads, n, d)
             dk[part] = torch.bmm(dlogits.transpose(1, 2), qs).view(-1, heads, m, d)
         return dq, dk, dv, dbias.to(bias.dtype), None

@@ -97,9 +97,14 @@ class RelativePositionBias(Fitted):
         Returns:
             Tensor (1, heads, N, N), N the number of tokens of a window.
         """
-        # row by row, so that the gradient has the strides of the table, as DDP wants it
-        rows = self.relative_position_bias_table.index_select(0, self.index.flatten())
-        bias = rows.t().contiguous().to(dtype)
+        rows, index = self.relative_position_bias_table, self.index.flatten()
+        # one head is viewed, for DDP wants a gradient with the strides of the table
+        table = rows.view(1, -1) if self.num_heads == 1 else rows.t()
+        if table.requires_grad and torch.is_grad_enabled():  # its gradient is the faster one
+            bias = table.gather(1, index.expand(self.num_heads, -1))
+        else:  # what exporters know, without an index for every head
+            bias = table.index_select(1, index)
+        bias = bias.to(dtype)
         return bias.view(1, self.num_heads, self.num_tokens, -1)[..., : self.num_tokens]
 
     def fit(self, stored: Tensor) -> Tensor:

@@ -1,11 +1,16 @@
-"""Attention that computes its weights again in the backward pass equals plain autograd."""
+"""What is computed again in the backward pass equals plain autograd, and is not kept."""
+
+import weakref
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
-from gcvit_mm.layers import recompute
+from gcvit_mm.compat import torch_before
+from gcvit_mm.layers import Block, MBConv, WindowAttention, recompute
 from gcvit_mm.layers.attention import attention
+from gcvit_mm.layers.stage import run_block
 
 
 def inputs(dtype, rows=7, heads=2, tokens=9, keys=5, dims=8):
@@ -91,3 +96,82 @@ def test_attention_weights_are_not_kept():
     # torch 2.1 has no fused kernel for a mask on the CPU: there, no more than without a gradient
     assert 0 < forward < max(weights / 4, 1.1 * plain)
     assert 0 < backward < weights / 2
+
+
+# ---------------------------------------------------------------- norms and activations
+def parts():
+    """A block and an MB block with their inputs."""
+    attn = WindowAttention(8, 2, (3, 3))
+    block = Block(attn, 8, mlp_ratio=2.0, norm_cfg=dict(type='LN'), layer_scale=0.5)
+    return {'block': (block, torch.randn(2, 5, 7, 8)), 'mb': (MBConv(8), torch.randn(2, 8, 5, 7))}
+
+
+def gradients(module, x):
+    """Those of the input and the weights."""
+    x = x.clone().requires_grad_()
+    module.zero_grad()
+    module(x).square().sum().backward()
+    return [x.grad, *(p.grad.clone() for p in module.parameters())]
+
+
+def outputs_that_live(module, x):
+    """Whether the output of the first GELU lives after the forward pass; the output of the pass."""
+    seen = []
+    act = module.mlp.act if isinstance(module, Block) else module.act
+    handle = act.register_forward_hook(lambda m, args, out: seen.append(weakref.ref(out)))
+    out = module(x.clone().requires_grad_())
+    handle.remove()
+    return seen[0]() is not None, out
+
+
+@pytest.mark.parametrize('name', ['block', 'mb'])
+def test_activations_are_computed_again(name, monkeypatch):
+    """Gradients are equal to the bit; activations do not outlive the forward pass."""
+    module, x = parts()[name]
+    monkeypatch.setattr(recompute, 'SMALL', 2**20)
+    want = gradients(module, x)
+    assert outputs_that_live(module, x)[0]
+    monkeypatch.setattr(recompute, 'SMALL', 0)
+    for a, b in zip(gradients(module, x), want):
+        torch.testing.assert_close(a, b, atol=0, rtol=0)
+    assert not outputs_that_live(module, x)[0]
+
+
+@pytest.mark.skipif(torch_before('2.1'), reason='torch 2.0 repeats the last product too')
+@pytest.mark.parametrize('name', ['block', 'mb'])
+def test_products_are_not_repeated(name, monkeypatch):
+    """Of an MB block only the two of its gate, which are not of the map."""
+    module, x = parts()[name]
+    counts = []
+    for small in (2**20, 0):
+        monkeypatch.setattr(recompute, 'SMALL', small)
+        with FlopCounterMode(display=False) as counter:
+            gradients(module, x)
+        counts.append(counter.get_total_flops())
+    gate = 2 * (2 * x.shape[0] * 8 * 2) if name == 'mb' else 0
+    assert counts[1] - counts[0] == gate
+
+
+@pytest.mark.parametrize('case', ['no gradient', 'traced', 'compiled'])
+def test_only_where_a_backward_pass_follows(case, monkeypatch):
+    """Graphs that are exported or compiled hold no checkpoint."""
+    monkeypatch.setattr(recompute.cp, 'checkpoint', lambda *a, **k: pytest.fail('a checkpoint'))
+    module, x = parts()['block']
+    if case == 'traced':
+        torch.jit.trace(module, x, check_trace=False)
+    elif case == 'compiled':
+        torch.compile(module, backend='eager', fullgraph=True)(x)
+    else:
+        with torch.no_grad():
+            module(x)
+
+
+def test_blocks_that_are_recomputed_whole():
+    """``with_cp`` around a block that computes its activations again."""
+    module, x = parts()['block']
+    want = gradients(module, x)
+    x = x.clone().requires_grad_()
+    module.zero_grad()
+    run_block(module, True, x).square().sum().backward()
+    for a, b in zip([x.grad, *(p.grad for p in module.parameters())], want):
+        torch.testing.assert_close(a, b, atol=0, rtol=0)

@@ -27,6 +27,7 @@ from mmengine.utils import ManagerMixin
 from yapf.yapflib import yapf_api
 
 from gcvit_mm.cli import run_tool
+from gcvit_mm.layers import recompute
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # out a config, for every checkpoint.
 mmengine.config.utils.load = functools.lru_cache(maxsize=None)(mmengine.config.utils.load)
 yapf_api.FormatCode = lambda code, **options: (code, True)
+recompute.SMALL = 0  # also in processes that are forked, see conftest.py
 # Every data set collects the garbage of the whole process, which here is that of all tests before.
 base_dataset.gc = SimpleNamespace(collect=lambda: 0)
 

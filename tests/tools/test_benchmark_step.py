@@ -122,8 +122,9 @@ def test_nothing_is_left_behind(detector):
     replaced.append((detector.hooks, 'call'))
     methods = [vars(owner).get(name) for owner, name in replaced]
     detector.by_part(Ticks())
-    with pytest.raises(KeyError), followed(Clock(Ticks()), model, detector.wrapper):
-        assert 'forward' in vars(model.backbone)
+    following = followed(Clock(Ticks()), model, detector.wrapper, detector.hooks)
+    with pytest.raises(KeyError), following:
+        assert 'forward' in vars(model.backbone) and 'call' in vars(detector.hooks)
         raise KeyError
     for owner, method, _ in methods_of(model):
         assert method not in vars(owner)

@@ -22,14 +22,17 @@ def torch_before(version: str) -> bool:
     return digit_version(torch.__version__) < digit_version(version)
 
 
+# torch < 2.2 cannot prove it, and makes a graph for each answer
+PROVES_SIZES = not torch_before('2.2')
+
+
 def provably_equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
     """Tell whether sizes are equal for every image while a model is compiled."""
-    from torch.fx.experimental import symbolic_shapes
-
-    # torch < 2.2 cannot prove it, and makes a graph for each answer
-    if not hasattr(symbolic_shapes, 'statically_known_true'):
+    if not PROVES_SIZES:
         return tuple(a) == tuple(b)
-    return all(symbolic_shapes.statically_known_true(x == y) for x, y in zip(a, b))
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return all(statically_known_true(x == y) for x, y in zip(a, b))
 
 
 def cpu_has_bfloat16() -> bool:

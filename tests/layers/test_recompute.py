@@ -48,7 +48,7 @@ def test_half_precision():
         grads.append(torch.autograd.grad(out.float().square().sum(), tensors))
     for a, b in zip(*grads):
         assert b.dtype is torch.bfloat16
-        torch.testing.assert_close(b.float(), a, atol=0.05, rtol=0.1)
+        assert (b.float() - a).norm() < 0.02 * a.norm()  # torch 2.1 rounds single numbers by 0.2
 
 
 @pytest.mark.parametrize(

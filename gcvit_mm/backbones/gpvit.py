@@ -10,13 +10,13 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..layers import (
     Block,
+    DropPath,
     GlobalAttention,
     ImageConv,
     PositionEmbedding,

@@ -5,12 +5,12 @@ Learned group tokens collect from all tokens, talk to each other, and hand back.
 
 import torch
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from ..layers import (
     Block,
+    DropPath,
     GlobalAttention,
     Mlp,
     build_channels_last_norm,
@@ -178,5 +178,5 @@ class GPBlock(nn.Module):
         groups = self.group_attn(self.group_token, tokens)
         handed = self.ungroup_attn(tokens, self.propagation(groups))
         tokens = self.fuse(torch.cat([tokens, self.drop_path(handed)], -1))
-        tokens = tokens + self.drop_path(self.mlp(tokens, self.norm2))
+        tokens = self.drop_path.add(tokens, lambda x: self.mlp(x, self.norm2))
         return convolve(self.conv, tokens.view(x.shape))

@@ -12,12 +12,12 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from ..layers import (
     DeformableAttention,
+    DropPath,
     ImageConv,
     build_channels_last_norm,
     depthwise_conv,
@@ -169,7 +169,7 @@ class Extractor(nn.Module):
         """Pyramid (B, N, C) of these sizes, tokens (B, h * w, C) -> pyramid (B, N, C)."""
         centers = grid_centers(sizes, c.device)
         c = c + self.attn(self.query_norm(c), centers, self.feat_norm(x), sizes[:1])
-        return c + self.drop_path(self.ffn(self.ffn_norm(c), sizes))
+        return self.drop_path.add(c, lambda c: self.ffn(self.ffn_norm(c), sizes))
 
 
 class Interaction(nn.Module):

@@ -20,6 +20,7 @@ from .conv import (
     halving_max_pool,
 )
 from .deform_attn import DeformableAttention
+from .drop_path import DropPath
 from .fitting import Fitted
 from .mlp import Mlp
 from .position import PositionEmbedding

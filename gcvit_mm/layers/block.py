@@ -4,9 +4,9 @@ from typing import Any, Optional
 
 import torch
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from .drop_path import DropPath
 from .mlp import Mlp
 
 
@@ -64,11 +64,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *attn_args: Any) -> Tensor:
         """Map (B, H, W, C), and what else the attention takes -> (B, H, W, C)."""
-        attended = self.attn(self.norm1(x), *attn_args)
-        if self.gamma1 is not None:
-            attended = self.gamma1 * attended
-        x = x + self.drop_path(attended)
+        x = self.drop_path.add(x, self._attend, *attn_args)
+        return self.drop_path.add(x, self._expand)
+
+    def _attend(self, x: Tensor, *args: Any) -> Tensor:
+        attended = self.attn(self.norm1(x), *args)
+        return attended if self.gamma1 is None else self.gamma1 * attended
+
+    def _expand(self, x: Tensor) -> Tensor:
         expanded = self.mlp(x, self.norm2)
-        if self.gamma2 is not None:
-            expanded = self.gamma2 * expanded
-        return x + self.drop_path(expanded)
+        return expanded if self.gamma2 is None else self.gamma2 * expanded

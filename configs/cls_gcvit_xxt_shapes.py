@@ -20,6 +20,6 @@ auto_scale_lr = dict(base_batch_size=16)
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=100),
-    logger=dict(interval=10),
+    logger=dict(interval=10, log_metric_by_epoch=False),
     visualization=dict(rescale_factor=4),
 )

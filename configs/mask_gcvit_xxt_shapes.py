@@ -14,7 +14,7 @@ model = dict(
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=96),
-    logger=dict(interval=10),
+    logger=dict(interval=10, log_metric_by_epoch=False),
     visualization=dict(score_thr=0.5),
 )
 # --tta at the size of the images and half as large again, both flipped too.

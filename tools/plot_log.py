@@ -29,7 +29,7 @@ def read_log(path: Path) -> tuple[dict, dict]:
     """Return the training and the validation rows of one run by iteration.
 
     mmengine counts the steps of validation in epochs, iterations or not at all, so a
-    validation row gets the iteration of the training row before it.
+    validation row gets the iteration of the training row before it, if it has no later one.
     """
     train, val, step = {}, {}, 0
     for line in path.read_text().splitlines():
@@ -41,7 +41,7 @@ def read_log(path: Path) -> tuple[dict, dict]:
             step = row['step']
             train[step] = row
         else:
-            val[step] = row
+            val[max(step, row.get('step', 0))] = row
     return train, val
 
 

@@ -99,6 +99,8 @@ def test_what_every_config_has(leaf):
     assert cfg.auto_scale_lr.base_batch_size in (4, 16, 32, 1024, 2048, 4096)
     checkpoint = cfg.default_hooks.checkpoint
     assert checkpoint.max_keep_ckpts >= 3 and checkpoint.save_best
+    # else TensorBoard shows all evaluations of runs without epochs at step 0
+    assert cfg.log_processor.by_epoch or not cfg.default_hooks.logger.log_metric_by_epoch
     if '_gcvit_' not in name:
         return
     window = cfg.model.backbone.get('window_size') and not name.startswith('cls_')

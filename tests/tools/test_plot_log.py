@@ -49,6 +49,12 @@ def test_given_up_branch_does_not_come_back(tmp_path):
     assert values(plot_log.load_rows(tmp_path)[0], 'loss') == {10: 1.0, 20: 2.0}
 
 
+def test_validation_between_two_logged_losses(tmp_path):
+    """An iteration that is known counts, also where its loss was not logged."""
+    write_log(tmp_path, '20260101_000000', [train_row(90, 1.0), val_row(96, 0.1)])
+    assert list(plot_log.load_rows(tmp_path)[1]) == [96]
+
+
 @pytest.mark.parametrize('steps', [(50, 100), (1, 2), (0, 0)])
 def test_validation_in_iterations_or_epochs(tmp_path, steps):
     rows = [train_row(50, 1.0), val_row(steps[0], 0.1)]

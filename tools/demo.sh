@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 "$python" tools/make_shapes.py data/shapes
 resume=
 if [ -e "$out/last_checkpoint" ]; then resume=--resume; fi
-echo "training (about 4 minutes on two CPU cores); log: $out"
+echo "training (about 3 minutes on two CPU cores); log: $out"
 "$python" tools/train.py "$config" --work-dir "$out" ${resume:+"$resume"} "$@"
 rm -rf "$out/predictions"
 "$python" tools/test.py "$config" "$(<"$out/last_checkpoint")" --work-dir "$out/test" \

@@ -1,6 +1,7 @@
 """What every backbone of the package keeps, family by family.
 
-A new family is added to ``FAMILIES`` of ``support/families.py``; what only one family has is asked in a file of its own.
+A new family is added to ``FAMILIES`` of ``support/families.py``; what only one family has is asked
+in a file of its own.
 """
 
 import importlib

@@ -34,6 +34,41 @@ def test_nms(ours, count, offset, threshold):
     assert kept.dtype == torch.long
 
 
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('least', [1, 3, 256])
+@pytest.mark.parametrize('classes', [1, 4, 60])
+def test_nms_of_boxes_that_lie_apart(classes, least, offset, monkeypatch):
+    """Boxes are compared with those that they can overlap; what stays is the same."""
+    boxes, scores = random_boxes(300, 90, grid=3)
+    boxes[::50, 2] = boxes[::50, 0] - 4  # of negative width
+    boxes += 200.0 * torch.randint(0, classes, (300, 1))
+    sizes = []
+
+    def parts(found, split=module.apart):
+        for part in split(found, least):
+            sizes.append(len(part))
+            yield part
+
+    monkeypatch.setattr(module, 'apart', parts)
+    kept = module.nms(boxes, scores, 0.4, offset)
+    order = scores.argsort(descending=True).tolist()
+    assert kept.tolist() == reference.nms(boxes.tolist(), order, 0.4, offset)
+    assert sum(sizes) == 300 and min(sizes[:-1], default=least) >= least
+    assert len(sizes) >= min(classes, 300 // least) // 2
+
+
+def test_nms_of_numbers_that_are_none():
+    """One NaN makes one part of all that lies behind it, and suppresses nothing."""
+    boxes, scores = random_boxes(40, 500)
+    want = module.nms(boxes, scores, 0.5, 0).tolist()
+    boxes, scores = (
+        torch.cat([boxes, torch.full((1, 4), math.nan)]),
+        torch.cat([scores, scores[:1]]),
+    )
+    assert sorted(set(module.nms(boxes, scores, 0.5, 0).tolist()) - {40}) == sorted(want)
+    assert module.nms(boxes[:0], scores[:0], 0.5, 0).tolist() == []
+
+
 def test_nms_at_the_threshold(ours):
     """An IoU that is the threshold does not suppress, however the threshold is rounded."""
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 7.0]])

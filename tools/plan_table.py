@@ -67,6 +67,7 @@ def read(case: Dict[str, Any]) -> Config:
     use_cpu(cfg)
     cfg.custom_hooks = []  # an averaged model is not part of a step
     cfg.model.backbone.with_cp = case['with_cp']
+    cfg.model.backbone.drop_path_rate = 0.0  # a prediction drops nothing
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = tuple(case['size'])
         cfg.model.data_preprocessor.test_cfg = None

@@ -36,10 +36,9 @@ class DropPath(MaskedDropPath):
         """
         if not self.training or not self.drop_prob:
             return x + branch(x, *args)
-        if is_compiling() or torch.jit.is_tracing() or x.is_meta:
-            return x + self(branch(x, *args))
-        drawn = torch.rand(len(x), device='cpu')
-        if type(drawn) is not Tensor:  # a FakeTensor
+        graph = is_compiling() or torch.jit.is_tracing() or x.is_meta
+        drawn = None if graph else torch.rand(len(x), device='cpu')
+        if type(drawn) is not Tensor:  # None, or a FakeTensor
             return x + self(branch(x, *args))
         kept = (drawn < 1 - self.drop_prob).nonzero().flatten()
         scale = 1 / (1 - self.drop_prob) if len(kept) else 0.0

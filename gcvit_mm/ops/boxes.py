@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SMALLEST = 256  # part of boxes that is worth a call
+
 
 def widened(x: Tensor) -> Tensor:
     """float32 for 16-bit types, others as they are."""
@@ -33,7 +35,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     order = scores.detach().sort(0, descending=True)[1]
     boxes, threshold = boxes[order], float(np.float32(iou_threshold))
     rank = torch.arange(len(order), 0, -1, dtype=boxes.dtype, device=boxes.device)
-    if boxes.device.type != 'cpu' or threshold < 0:
+    if boxes.device.type != 'cpu':
         return order[suppress(boxes, rank, threshold)]
     kept = torch.zeros(len(order), dtype=torch.bool)
     for part in apart(boxes):
@@ -41,24 +43,17 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return order[kept]
 
 
-def apart(boxes: Tensor, least: int = 256) -> Iterator[Tensor]:
-    """Split boxes where no box of one part overlaps one of another, by their x coordinates.
+def apart(boxes: Tensor) -> Iterator[Tensor]:
+    """Split boxes (N, 4) where no box of one part overlaps one of another, by their x coordinates.
 
     Suppression compares each box with all others: levels and classes, which mmcv shifts away from
-    each other, cost less one by one.
-
-    Args:
-        boxes: (N, 4).
-        least: Boxes of a part, but for the last one.
-
-    Yields:
-        Indices of a part, ascending.
+    each other (below 10000 boxes), cost less one by one. Yields ascending indices.
     """
     left, order = boxes[:, 0].sort()
     reach = boxes[order, 2].cummax(0)[0]  # NaN from the first one on: no more parts
     start = 0
     for end in (1 + (left[1:] >= reach[:-1]).nonzero().flatten()).tolist():
-        if end - start >= least:
+        if end - start >= SMALLEST:
             yield order[start:end].sort()[0]
             start = end
     yield order[start:].sort()[0]

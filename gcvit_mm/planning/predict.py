@@ -4,7 +4,6 @@ import copy
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
 from torch import nn
 
@@ -101,15 +100,11 @@ def find_load(
 
 
 def build(cfg: Config) -> nn.Module:
-    """Build the model of a config on the meta device, for one process; it drops no path."""
+    """Build the model of a config on the meta device, for one process."""
     cfg = copy.deepcopy(cfg)
     if cfg.get('data_preprocessor'):  # as mmengine's runner
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = build_on_meta(cfg)
-    for module in model.modules():
-        if isinstance(module, DropPath):
-            module.drop_prob = 0.0
-    return model
+    return build_on_meta(cfg)
 
 
 def has_masks(cfg: Config) -> bool:

@@ -499,16 +499,6 @@ def test_drop_path_rate_of_zero_is_not_the_default():
     assert blocks_of(GCViT(arch(drop_path_rate=0.4)))[-1].drop_path.drop_prob == 0.4
 
 
-def test_drop_path_drops_whole_images():
-    """A dropped branch is dropped for one image as a whole; the others are scaled up."""
-    block = fill(GCViT(arch(), drop_path_rate=0.5)).train().stages[3].blocks[0]
-    block.drop_path.drop_prob = 0.5
-    x = torch.zeros(64, 2, 2, 8)
-    kept = block.drop_path.add(x, torch.ones_like).flatten(1)
-    assert set(kept.unique().tolist()) == {0.0, 2.0}
-    assert torch.equal(kept.amin(1), kept.amax(1))
-
-
 def test_layer_scale():
     """1e-5 in the wide variants, absent in the tiny family."""
     for block in blocks_of(GCViT(arch(layer_scale=1e-5))):

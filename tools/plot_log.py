@@ -138,7 +138,7 @@ def draw(train: dict, val: dict, title: str) -> Figure:
     write_labels(metrics, ends)
 
     for axes in (losses, metrics):
-        axes.set_xlim(0, max(train))
+        axes.set_xlim(0, max([*train, *val]))
         axes.grid(color='#e6e6e6')
         axes.spines[['top', 'right']].set_visible(False)
     return figure

@@ -89,10 +89,11 @@ def test_smooth(count):
 
 
 def test_figure_shows_the_last_values(tmp_path):
-    rows = [train_row(step, 100 / step) for step in range(10, 510, 10)] + [val_row(500, 0.25)]
+    rows = [train_row(step, 100 / step) for step in range(10, 510, 10)] + [val_row(504, 0.25)]
     write_log(tmp_path, '20260101_000000', rows)
     losses, metrics = plot_log.draw(*plot_log.load_rows(tmp_path), 'run').axes
     assert [text.get_text() for text in metrics.texts] == ['bbox_mAP  25.0 %']
+    assert metrics.get_xlim() == (0, 504)  # else the last point and its label are cut off
     assert losses.texts[1].get_text().startswith('loss  0.2')
     heights = [text.get_position()[1] for text in losses.texts]
     assert np.diff(heights).min() >= plot_log.LABEL_GAP - 1e-9

@@ -54,7 +54,9 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the channels of a map (B, C, H, W)."""
-        gate = self.fc2(self.act(self.fc1(x.mean((2, 3))))).sigmoid()
+        # the gradient of a mean has the order of its axes: that of a channels-last map
+        mean = x.permute(0, 2, 3, 1).mean((1, 2))
+        gate = self.fc2(self.act(self.fc1(mean))).sigmoid()
         return x * gate[:, :, None, None]
 
 

@@ -7,6 +7,7 @@ from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapperDict
 
 from ..errors import CheckpointError
+from .sharding import own_moments
 from .states import mismatch, sound, without_state
 
 # How an optimizer computes, which is the business of the machine at hand.
@@ -18,7 +19,8 @@ COUNTED = ('last_step', 'base_values', 'best', 'num_bad_epochs', 'cooldown_count
 def take_changes(runner: Any, checkpoint: dict, path: str) -> List[str]:
     """Put the learning rates of the config into a checkpoint that training resumes from.
 
-    mmengine would go on with those of the checkpoint, whatever the config says.
+    mmengine would go on with those of the checkpoint, whatever the config says. Moments get the
+    order of the weights here, see :func:`~gcvit_mm.engine.sharding.part_of`.
 
     Args:
         runner: The runner; its optimizer and schedulers are built.
@@ -49,6 +51,7 @@ def take_changes(runner: Any, checkpoint: dict, path: str) -> List[str]:
             groups.append(saved['base_param_settings'])
         for group, old in zip(wrapper.param_groups, groups):
             old.update((key, group[key]) for key in HOW if key in group)
+        own_moments(wrapper.optimizer, saved)
         new = without_state(wrapper.optimizer, saved)
         if new:
             said.append(

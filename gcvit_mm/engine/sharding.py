@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from mmengine.registry import FUNCTIONS
 from torch import Tensor, nn
 
@@ -26,10 +27,33 @@ def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int, **kwarg
 
 
 def part_of(reference: Any, value: Tensor) -> Tensor:
-    """The part of a whole tensor that this process keeps of one like it."""
-    if not hasattr(reference, 'full_tensor'):
+    """The part of a whole tensor that this process keeps of one like it, in the same order.
+
+    torch's fused optimizers on CPUs read weight, gradient and moments in the order of memory, and
+    sharded training writes contiguous ones beside channels-last weights.
+    """
+    if hasattr(value, 'full_tensor'):
         return value
+    if not hasattr(reference, 'full_tensor'):
+        if value.stride() == reference.stride():
+            return value
+        return torch.empty_like(reference, dtype=value.dtype, device=value.device).copy_(value)
     from torch.distributed.tensor import distribute_tensor
 
     value = value.to(reference.device, reference.dtype)
     return distribute_tensor(value, reference.device_mesh, reference.placements)
+
+
+def own_moments(optimizer: Any, saved: dict) -> None:
+    """Let the moments in the state of an optimizer of all weights be those of this process.
+
+    Args:
+        optimizer: torch's optimizer of the run.
+        saved: The state, from a checkpoint; changed in place.
+    """
+    for own, group in zip(optimizer.param_groups, saved['param_groups']):
+        for weight, number in zip(own['params'], group['params']):
+            state = saved['state'].get(number, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    state[key] = part_of(weight, value)

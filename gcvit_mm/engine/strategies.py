@@ -14,7 +14,7 @@ from mmengine.utils import apply_to
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .sharding import BLOCKS, part_of
+from .sharding import BLOCKS, own_moments, part_of
 
 
 class FullyShardedStrategy(DDPStrategy):
@@ -115,12 +115,7 @@ class FullyShardedStrategy(DDPStrategy):
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the whole state of an optimizer; every process keeps its part."""
-        groups = self.optim_wrapper.optimizer.param_groups
-        parameters = [parameter for group in groups for parameter in group['params']]
-        for number, state in state_dict['state'].items():
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameters[number].shape:
-                    state[key] = part_of(parameters[number], value)
+        own_moments(self.optim_wrapper.optimizer, state_dict)
         self.optim_wrapper.load_state_dict(state_dict)
 
 

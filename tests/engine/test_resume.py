@@ -13,12 +13,14 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
+from torch import nn
 
 from gcvit_mm import CheckpointError, UserError
+from gcvit_mm.compat import cpu_has_fused
 from gcvit_mm.engine import SafeCheckpointHook, saving, whole_files
 from gcvit_mm.engine.resuming import checkpoint_flaw
 from gcvit_mm.engine.whole_files import write_whole
-from support.small_run import Net, Noise, choose, load, train
+from support.small_run import Net, Noise, change, choose, load, train
 
 
 # ------------------------------------------------------------- the same run again
@@ -54,6 +56,46 @@ def test_without_the_hook_it_differs(tmp_path):
     first = train(tmp_path, stop=7, **off)
     resumed = train(tmp_path, resume=True, **off)
     assert abs(first[7] - resumed[7]) > 1e-4
+
+
+class ConvNet(Net):
+    """A convolution whose weight lies channels-last, as in the backbones."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last)
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        maps = torch.stack(list(inputs)).view(-1, 1, 2, 2) * torch.arange(8).view(2, 2, 2) / 8
+        return dict(loss=(self.conv(maps) ** 2).mean())
+
+
+@pytest.mark.parametrize('optimizer', [dict(type='AdamW'), dict(type='SGD', momentum=0.9)])
+def test_order_in_memory_does_not_matter(optimizer, tmp_path):
+    """Moments and waiting gradients of sharded training are contiguous: a fused step reads both."""
+    if not cpu_has_fused(optimizer['type']):
+        pytest.skip('this torch has no fused optimizers on CPUs')
+
+    def train_on(work_dir, **options):
+        wrapper = dict(optimizer=dict(optimizer, lr=0.01, fused=True), accumulative_counts=2)
+        torch.manual_seed(0)
+        return train(work_dir, model=ConvNet(), seed=3, optim_wrapper=wrapper, **options)
+
+    def lay_out(content):
+        order = content['state_dict']['conv.weight'].stride()
+        moments = [s for state in content['optimizer']['state'].values() for s in state.values()]
+        found = [*moments, *content['gradients'].values()]
+        found = [x for x in found if torch.is_tensor(x) and x.dim() == 4]
+        assert len(found) >= 2 and {x.stride() for x in found} == {order}
+        for x in found:
+            x.data = x.contiguous()
+            assert x.stride() != order
+
+    whole = train_on(tmp_path / 'whole')
+    train_on(tmp_path / 'run', stop=4)
+    change(tmp_path / 'run/iter_3.pth', lay_out)
+    resumed = train_on(tmp_path / 'run', resume=True)
+    assert resumed == pytest.approx({step: whole[step] for step in range(4, 13)}, abs=1e-6)
 
 
 class PairSampler(torch.utils.data.BatchSampler):

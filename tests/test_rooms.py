@@ -19,6 +19,7 @@ ORDER = (
     'visualization',
     'zoo',
     'addresses',
+    'channels_last',
     'utils',
     'necks',
     'backbones',

@@ -83,7 +83,7 @@ def measure(cfg: Config, load: Load, training: bool) -> int:
     """Peak of the bytes that are allocated by a step that is run."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)
-    model: Any = build(cfg).to_empty(device=device)
+    model: Any = build(cfg, device == 'cuda').to_empty(device=device)
     for parameter in model.parameters():
         torch.nn.init.trunc_normal_(parameter.data, std=0.02)
     for x in model.buffers():  # variances among them

@@ -14,6 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
+from ..channels_last import go_channels_last
 from ..datacheck.datasets import dicts_inside, find_datasets
 from ..planning.predict import Load, drawn
 from ..planning.timing import Timed, pace, schedule, timed
@@ -46,7 +47,7 @@ def measure(cfg: Config, load: Load, steps: int, processes: int) -> Dict[str, An
     torch.backends.cudnn.benchmark = bool((cfg.get('env_cfg') or {}).get('cudnn_benchmark'))
     import_quietly(cfg)
     data = at_hand(cfg)
-    model = new_model(cfg).to(on)
+    model = new_model(cfg, on)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
 
     def batches(key: str, size: Tuple[int, int], count: int) -> Tuple[Iterator[Any], int]:
@@ -81,7 +82,7 @@ def measure(cfg: Config, load: Load, steps: int, processes: int) -> Dict[str, An
     )
 
 
-def new_model(cfg: Config) -> Any:
+def new_model(cfg: Config, on: str) -> Any:
     """Build the model of a config for one process, with new weights, whatever it starts from."""
     settings = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # as mmengine's runner
@@ -93,7 +94,9 @@ def new_model(cfg: Config) -> Any:
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(settings))
     model.init_weights()
-    return model
+    if on == 'cpu':  # as the tools do
+        go_channels_last(model)
+    return model.to(on)
 
 
 def read_batches(cfg: Config, key: str, **changes: Any) -> Tuple[Iterator[Any], int]:

@@ -9,6 +9,7 @@ from mmengine.dist import init_dist, is_main_process
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
 
+from ..channels_last import go_channels_last
 from ..checkpoints import read_safely
 from ..engine.resuming import restart_store, restarts
 from .devices import init_gloo
@@ -26,6 +27,16 @@ MMENGINE_HOOKS = (
 )
 
 
+class ChannelsLast:
+    """Part of a runner whose detectors compute channels-last, see :func:`go_channels_last`."""
+
+    def build_model(self, *args: Any, **kwargs: Any) -> Any:
+        """Build a model, before it is wrapped."""
+        model = super().build_model(*args, **kwargs)  # type: ignore[misc]
+        go_channels_last(model)
+        return model
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build mmengine's runner, joining the process group first where there is no GPU."""
     if cfg.launcher != 'none' and not torch.cuda.is_available():
@@ -40,7 +51,8 @@ def build_runner(cfg: Config) -> Runner:
     # configs/strategies name a runner of their own
     kind: Any = RUNNERS.get(cfg.get('runner_type', 'Runner'))
     if issubclass(kind, (Runner, FlexibleRunner)):
-        kind = type(kind.__name__, (Brief, kind), {})
+        on_cpu = issubclass(kind, Runner) and not torch.cuda.is_available()
+        kind = type(kind.__name__, (Brief, *[ChannelsLast] * on_cpu, kind), {})
     runner = kind.from_cfg(cfg)
     if isinstance(runner, (Runner, FlexibleRunner)):
         guard(runner)

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..channels_last import go_channels_last
 from .batch import Size, make_batch
 from .complexity import build_on_meta
 from .pictures import largest_of, read_data
@@ -99,12 +100,15 @@ def find_load(
     )
 
 
-def build(cfg: Config) -> nn.Module:
-    """Build the model of a config on the meta device, for one process."""
+def build(cfg: Config, gpu: bool = True) -> nn.Module:
+    """Build the model of a config on the meta device, for one process, on a GPU or a CPU."""
     cfg = copy.deepcopy(cfg)
     if cfg.get('data_preprocessor'):  # as mmengine's runner
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return build_on_meta(cfg)
+    model = build_on_meta(cfg)
+    if not gpu:
+        go_channels_last(model)
+    return model
 
 
 def has_masks(cfg: Config) -> bool:
@@ -140,7 +144,7 @@ def predict_training(
     cfg: Config, load: Load, gpu: bool = True, processes: int = 1, every: int = 0
 ) -> Tuple[Moment, Sequence[Moment], int]:
     """The moment of a step that needs most memory, its moments, and its operations."""
-    model, tracker = build(cfg), Tracker(gpu, every)
+    model, tracker = build(cfg, gpu), Tracker(gpu, every)
     with Shadow(tracker.seen, gpu):
         batch = drawn(cfg, load.train, load.batch, load.objects)
         give_memory(model, 'cpu')
@@ -172,7 +176,7 @@ def beside_model(cfg: Config, model: nn.Module, processes: int) -> Dict[Tuple[st
 
 def predict_test(cfg: Config, load: Load, gpu: bool = True) -> Tuple[Moment, int]:
     """The moment of an evaluation that needs most memory, and its operations."""
-    model, tracker = build(cfg), Tracker(gpu)
+    model, tracker = build(cfg, gpu), Tracker(gpu)
     with Shadow(tracker.seen, gpu):
         batch = drawn(cfg, load.test, load.test_batch, load.objects)
         give_memory(model, 'cpu')

@@ -242,7 +242,7 @@ def test_models_of_libraries():
     """Read by name, and built without the weights that they name."""
     cfg = runs.read_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', None, None)
     assert cfg.model.backbone.init_cfg.type == 'Pretrained'
-    model = new_model(cfg)
+    model = new_model(cfg, 'cpu')
     assert model.backbone.init_cfg is None or 'Pretrained' not in str(model.backbone.init_cfg)
     assert cfg.model.backbone.init_cfg.type == 'Pretrained'  # of the config nothing is gone
 

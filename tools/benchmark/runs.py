@@ -172,7 +172,7 @@ def make_run(cfg: Config, mode: str, sizes: list | None, batch: int, setting: Se
         cfg.launcher = 'none'
         cli.use_cpu(cfg)  # as the tools do
     with quiet():
-        model = new_model(cfg).to(setting.device)
+        model = new_model(cfg, setting.device)
         if sizes is None:
             batches, _ = read_batches(cfg, LOADERS[mode], batch_size=batch)
         else:

@@ -23,8 +23,8 @@ def go_channels_last(model: nn.Module) -> None:
     """Let neck and heads of a detector compute channels-last, on a CPU, where all of them bear it.
 
     Their weights are laid out so, and maps follow; oneDNN reorders both for every convolution
-    otherwise. Results are the same up to rounding. Other models stay as they are: for UperNet it
-    measured slower.
+    otherwise. Results are the same up to rounding. Other models stay as they are: segmentors need
+    more memory so, and their steps gain nothing in float32.
 
     Args:
         model: A model, not wrapped yet but for test-time augmentation; changed in place.

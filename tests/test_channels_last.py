@@ -112,10 +112,11 @@ def test_a_head_of_the_users_is_left_alone(monkeypatch):
 
 
 def test_the_tools_build_it(tmp_path):
-    """The runner of training and testing on a CPU."""
+    """The runner of training and testing, and what predicts, on a CPU."""
     if torch.cuda.is_available():
         pytest.skip('the tools use the GPU')
     cfg = cli.load_config(str(ROOT / 'configs/mask_gcvit_xxt_shapes.py'))
     cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
     cli.use_cpu(cfg)
     assert laid_out(cli.build_runner(cfg).model)
+    assert [laid_out(cli.build_model(cfg, device)) for device in ('cpu', 'cuda')] == [True, False]

@@ -20,7 +20,6 @@ from mmengine.config import Config
 from rich.progress import track
 
 from gcvit_mm import UserError, cli, inference
-from gcvit_mm.channels_last import go_channels_last
 from gcvit_mm.checkpoints import load_model
 from gcvit_mm.inference import (
     CocoIds,
@@ -284,9 +283,7 @@ def build(source: Source, cfg: Config, args: argparse.Namespace) -> Predictor:
     if device.type == 'cpu':
         cfg.launcher = 'none'
         cli.use_cpu(cfg)
-    model: Any = cli.build_model(cfg)
-    if device.type == 'cpu':
-        go_channels_last(model)
+    model: Any = cli.build_model(cfg, device.type)
     if args.kind == 'attention':
         find_blocks(model.backbone, args.layer)
     elif args.kind == 'groups':

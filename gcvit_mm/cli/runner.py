@@ -28,12 +28,14 @@ MMENGINE_HOOKS = (
 
 
 class ChannelsLast:
-    """Part of a runner whose detectors compute channels-last, see :func:`go_channels_last`."""
+    """Part of a runner whose detectors compute channels-last on CPUs. mmengine's strategies build
+    models themselves: theirs stay as they are."""
 
     def build_model(self, *args: Any, **kwargs: Any) -> Any:
         """Build a model, before it is wrapped."""
         model = super().build_model(*args, **kwargs)  # type: ignore[misc]
-        go_channels_last(model)
+        if not torch.cuda.is_available():
+            go_channels_last(model)
         return model
 
 
@@ -51,8 +53,7 @@ def build_runner(cfg: Config) -> Runner:
     # configs/strategies name a runner of their own
     kind: Any = RUNNERS.get(cfg.get('runner_type', 'Runner'))
     if issubclass(kind, (Runner, FlexibleRunner)):
-        on_cpu = issubclass(kind, Runner) and not torch.cuda.is_available()
-        kind = type(kind.__name__, (Brief, *[ChannelsLast] * on_cpu, kind), {})
+        kind = type(kind.__name__, (Brief, ChannelsLast, kind), {})
     runner = kind.from_cfg(cfg)
     if isinstance(runner, (Runner, FlexibleRunner)):
         guard(runner)
@@ -62,8 +63,8 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def build_model(cfg: Config) -> Any:
-    """Build the model of a config without a runner.
+def build_model(cfg: Config, device: str = 'cpu') -> Any:
+    """Build the model of a config without a runner, on the CPU, for the device where it will run.
 
     Raises:
         UserError: If the channels of its parts do not fit each other.
@@ -71,4 +72,6 @@ def build_model(cfg: Config) -> Any:
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     check_channels(cfg, model)
+    if device == 'cpu':
+        go_channels_last(model)
     return model

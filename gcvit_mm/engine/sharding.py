@@ -32,7 +32,7 @@ def part_of(reference: Any, value: Tensor) -> Tensor:
     torch's fused optimizers on CPUs read weight, gradient and moments in the order of memory, and
     sharded training writes contiguous ones beside channels-last weights.
     """
-    if hasattr(value, 'full_tensor'):
+    if hasattr(value, 'full_tensor'):  # it is one already
         return value
     if not hasattr(reference, 'full_tensor'):
         if value.stride() == reference.stride():

@@ -14,7 +14,6 @@ from mmengine.registry import DefaultScope
 
 from .. import cli
 from ..addresses import config_path
-from ..channels_last import go_channels_last
 from ..checkpoints import load_model
 from ..cli.config import check_types
 from ..cli.terminal import import_quietly
@@ -222,8 +221,6 @@ def load(
         cfg.launcher = 'none'
         cli.use_cpu(cfg)
     with DefaultScope.overwrite_default_scope(scope):
-        model = cli.build_model(cfg)
-        if target.type == 'cpu':
-            go_channels_last(model)
+        model = cli.build_model(cfg, target.type)
         stored = load_model(model, os.fspath(checkpoint), False, trust_checkpoint)
         return Predictor(cfg, model.to(target), dataset_meta(cfg, stored))

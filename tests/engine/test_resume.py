@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from torch import nn
@@ -58,7 +59,7 @@ def test_without_the_hook_it_differs(tmp_path):
     assert abs(first[7] - resumed[7]) > 1e-4
 
 
-class ConvNet(Net):
+class ConvNet(BaseModel):
     """A convolution whose weight lies channels-last, as in the backbones."""
 
     def __init__(self):
